@@ -1,0 +1,122 @@
+//! What the devices implement: one forward and one backward pass, on checked arguments.
+
+use candle_core::{bail, Device, Result, Storage, Tensor};
+
+use crate::cpu;
+use crate::problem::Problem;
+
+/// The arguments in the form in which kernels read them: untracked; `x`, `a`, `b`, `c` `[B, L, D]` with any strides of
+/// batch and time and a channel stride of 1 or 0; `h0` contiguous, in the accumulation dtype.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    pub x: Tensor,
+    pub a: Tensor,
+    pub b: Tensor,
+    /// `None` stands for ones.
+    pub c: Option<Tensor>,
+    /// `None` stands for zeros.
+    pub h0: Option<Tensor>,
+}
+
+impl Inputs {
+    pub fn new(
+        problem: &Problem,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        c: Option<&Tensor>,
+        h0: Option<&Tensor>,
+    ) -> Result<Self> {
+        Ok(Self {
+            x: readable(x)?,
+            a: readable(a)?,
+            b: readable(b)?,
+            c: c.map(readable).transpose()?,
+            h0: h0.map(|h0| state(problem, h0)).transpose()?,
+        })
+    }
+}
+
+/// `t` itself where its channel stride is 1 or 0, else a contiguous copy.
+pub(crate) fn readable(t: &Tensor) -> Result<Tensor> {
+    let t = t.detach();
+    match (t.dims(), t.stride()) {
+        (&[_, _, channels], &[_, _, stride]) if channels > 1 && stride > 1 => t.contiguous(),
+        _ => Ok(t),
+    }
+}
+
+/// A state, contiguous and in the accumulation dtype.
+pub(crate) fn state(problem: &Problem, h: &Tensor) -> Result<Tensor> {
+    h.detach().to_dtype(problem.acc)?.contiguous()
+}
+
+/// The outputs of a forward pass that were asked for.
+#[derive(Debug)]
+pub(crate) struct Forward {
+    /// `[B, L, D]` in `problem.out`.
+    pub y: Option<Storage>,
+    /// `[N, D]` in the accumulation dtype.
+    pub last: Option<Storage>,
+    pub saved: Option<Saved>,
+}
+
+/// The states that a forward pass keeps for the backward pass: those before each chunk of time.
+#[derive(Debug)]
+pub(crate) struct Saved {
+    /// In the accumulation dtype, `D` channels for every chunk of every sequence.
+    pub states: Tensor,
+    /// Time steps in a chunk.
+    pub chunk_len: usize,
+}
+
+/// The gradients that are wanted; the others are not computed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub x: bool,
+    pub a: bool,
+    pub b: bool,
+    pub c: bool,
+    pub h0: bool,
+}
+
+/// The gradients that were wanted: `[B, L, D]` in x's dtype, that of `h0` `[N, D]` in the accumulation dtype.
+#[derive(Debug, Default)]
+pub(crate) struct Gradients {
+    pub x: Option<Tensor>,
+    pub a: Option<Tensor>,
+    pub b: Option<Tensor>,
+    pub c: Option<Tensor>,
+    pub h0: Option<Tensor>,
+}
+
+/// The forward pass: `y`, the `last` states, and what the backward pass needs (`save`), as asked for.
+pub(crate) fn forward(p: &Problem, inputs: &Inputs, y: bool, last: bool, save: bool) -> Result<Forward> {
+    match p.device {
+        Device::Cpu => cpu::forward(p, inputs, y, last, save),
+        _ => unsupported(p),
+    }
+}
+
+/// The backward pass, from the gradients of `y` and of the last states, where there are such.
+///
+/// Without `saved` it computes the states between chunks first.
+pub(crate) fn backward(
+    p: &Problem,
+    inputs: &Inputs,
+    saved: Option<&Saved>,
+    grad_y: Option<&Tensor>,
+    grad_last: Option<&Tensor>,
+    wanted: Wanted,
+) -> Result<Gradients> {
+    let grad_y = grad_y.map(readable).transpose()?;
+    let grad_last = grad_last.map(|g| state(p, g)).transpose()?;
+    match p.device {
+        Device::Cpu => cpu::backward(p, inputs, saved, grad_y.as_ref(), grad_last.as_ref(), wanted),
+        _ => unsupported(p),
+    }
+}
+
+fn unsupported<T>(p: &Problem) -> Result<T> {
+    bail!("scan: expected tensors on the CPU, got {:?}", p.device.location())
+}

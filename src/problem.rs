@@ -1,0 +1,155 @@
+//! What is to be computed: the arguments of a scan, checked.
+
+use std::sync::Arc;
+
+use candle_core::{bail, DType, Device, Result, Tensor};
+
+/// The dtype that carries the state: f64 for f64, f32 for everything else.
+pub(crate) fn accumulation_dtype(dtype: DType) -> DType {
+    match dtype {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
+}
+
+/// Checks that the named arguments have one rank-3 shape, one floating dtype and one device; returns `(B, L, D)`.
+pub(crate) fn check_inputs(args: &[(&str, &Tensor)]) -> Result<(usize, usize, usize)> {
+    let [(first, x), rest @ ..] = args else { bail!("a scan needs arguments") };
+    let &[batch, len, channels] = x.dims() else {
+        bail!("{first}: expected shape [B, L, D] (batch, time, channel), got rank {} {:?}", x.rank(), x.dims())
+    };
+    check_float(first, x.dtype())?;
+    for &(name, t) in rest {
+        expect_shape(name, t, x.dims(), &format!("that of {first}"))?;
+        if t.dtype() != x.dtype() {
+            bail!("{name}: expected dtype {:?}, that of {first}, got {:?}", x.dtype(), t.dtype())
+        }
+        check_device(name, t, first, x)?;
+    }
+    Ok((batch, len, channels))
+}
+
+/// Checks that a dtype is one of those the state can be computed from.
+pub(crate) fn check_float(name: &str, dtype: DType) -> Result<()> {
+    match dtype {
+        DType::F16 | DType::BF16 | DType::F32 | DType::F64 => Ok(()),
+        _ => bail!("{name}: expected dtype f16, bf16, f32 or f64, got {dtype:?}"),
+    }
+}
+
+fn check_device(name: &str, t: &Tensor, first: &str, x: &Tensor) -> Result<()> {
+    let (expected, got) = (x.device(), t.device());
+    if !got.same_device(expected) {
+        bail!("{name}: expected device {:?}, that of {first}, got {:?}", expected.location(), got.location())
+    }
+    Ok(())
+}
+
+fn expect_shape(name: &str, t: &Tensor, expected: &[usize], whose: &str) -> Result<()> {
+    if t.dims() != expected {
+        bail!("{name}: expected shape {expected:?}, {whose}, got {:?}", t.dims())
+    }
+    Ok(())
+}
+
+/// The sequences of a batch.
+#[derive(Debug, Clone)]
+pub(crate) enum Sequences {
+    /// `B` sequences of `L` steps.
+    Dense,
+    /// Offsets `0 = o_0 <= .. <= o_N = T`: sequence `n` is `x[0, o_n .. o_{n+1}]`.
+    Packed(Arc<[usize]>),
+}
+
+/// A scan's sizes, dtypes and options.
+#[derive(Debug, Clone)]
+pub(crate) struct Problem {
+    /// `B`, 1 for packed sequences.
+    pub batch: usize,
+    /// `L`, or the total `T` of packed sequences.
+    pub len: usize,
+    /// `D`.
+    pub channels: usize,
+    /// Of `x`, `a`, `b`, `c` and their gradients.
+    pub dtype: DType,
+    /// Of the states.
+    pub acc: DType,
+    /// Of `y` and its gradient.
+    pub out: DType,
+    pub device: Device,
+    pub reverse: bool,
+    pub sequences: Sequences,
+    /// Time steps between saved states, where the caller wants a say.
+    pub chunk_len: Option<usize>,
+}
+
+impl Problem {
+    /// The number of sequences, each of which has a first and a last state.
+    pub fn num_sequences(&self) -> usize {
+        match &self.sequences {
+            Sequences::Dense => self.batch,
+            Sequences::Packed(offsets) => offsets.len() - 1,
+        }
+    }
+
+    /// The shape of `x`.
+    pub fn dims(&self) -> (usize, usize, usize) {
+        (self.batch, self.len, self.channels)
+    }
+
+    /// The shape of the states before the first or after the last step.
+    pub fn state_dims(&self) -> (usize, usize) {
+        (self.num_sequences(), self.channels)
+    }
+
+    /// Checks a state argument, of x's dtype or the accumulation dtype.
+    pub fn check_state(&self, name: &str, h: &Tensor, x: &Tensor) -> Result<()> {
+        let (n, d) = self.state_dims();
+        let whose = match self.sequences {
+            Sequences::Dense => "[B, D]",
+            Sequences::Packed(_) => "[N, D] with one state per packed sequence",
+        };
+        expect_shape(name, h, &[n, d], whose)?;
+        if h.dtype() != self.dtype && h.dtype() != self.acc {
+            let (acc, got) = (self.acc, h.dtype());
+            bail!("{name}: expected dtype {:?}, that of x, or {acc:?}, that of the state, got {got:?}", self.dtype)
+        }
+        check_device(name, h, "x", x)
+    }
+
+    /// Checks a gradient of `y`.
+    pub fn check_grad_y(&self, grad_y: &Tensor, x: &Tensor) -> Result<()> {
+        expect_shape("grad_y", grad_y, x.dims(), "that of x")?;
+        if grad_y.dtype() != self.out {
+            bail!("grad_y: expected dtype {:?}, that of y, got {:?}", self.out, grad_y.dtype())
+        }
+        check_device("grad_y", grad_y, "x", x)
+    }
+}
+
+/// Checks the offsets of packed sequences against the shape of `x`.
+pub(crate) fn check_offsets(offsets: &[usize], (batch, len, channels): (usize, usize, usize)) -> Result<()> {
+    if batch != 1 {
+        bail!("x: expected shape [1, T, D] with cu_seqlens, got [{batch}, {len}, {channels}]")
+    }
+    let (Some(&first), Some(&last)) = (offsets.first(), offsets.last()) else {
+        bail!("cu_seqlens: expected offsets 0 = o_0 <= .. <= o_N = {len}, got none")
+    };
+    if first != 0 {
+        bail!("cu_seqlens: expected the first offset to be 0, got {first}")
+    }
+    if last != len {
+        bail!("cu_seqlens: expected the last offset to be {len}, the length of x, got {last}")
+    }
+    for (n, pair) in offsets.windows(2).enumerate() {
+        if pair[0] > pair[1] {
+            bail!(
+                "cu_seqlens: expected offsets that do not decrease, got {} after {} at index {}",
+                pair[1],
+                pair[0],
+                n + 1
+            )
+        }
+    }
+    Ok(())
+}
