@@ -67,6 +67,10 @@ pub trait CustomOp4 {
 /// use candle_core::{CpuStorage, Device, Layout, Result, Shape, Tensor, Var};
 /// use quick_ssm::{apply_op4, CustomOp4};
 ///
+/// fn values(storage: &CpuStorage) -> Result<&[f32]> {
+///     storage.as_slice()
+/// }
+///
 /// struct SumOfProducts; // t1 t2 + t3 t4, of contiguous f32 tensors
 ///
 /// impl CustomOp4 for SumOfProducts {
@@ -79,7 +83,6 @@ pub trait CustomOp4 {
 ///         s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, _: &Layout,
 ///         s3: &CpuStorage, _: &Layout, s4: &CpuStorage, _: &Layout,
 ///     ) -> Result<(CpuStorage, Shape)> {
-///         let values = |s: &CpuStorage| s.as_slice::<f32>().map(<[f32]>::to_vec);
 ///         let (t1, t2, t3, t4) = (values(s1)?, values(s2)?, values(s3)?, values(s4)?);
 ///         let sum = |i: usize| t1[i] * t2[i] + t3[i] * t4[i] };
 ///         Ok((CpuStorage::F32((0..t1.len()).map(sum).collect()), l1.shape().clone()))
