@@ -84,7 +84,7 @@ pub trait CustomOp4 {
 ///         s3: &CpuStorage, _: &Layout, s4: &CpuStorage, _: &Layout,
 ///     ) -> Result<(CpuStorage, Shape)> {
 ///         let (t1, t2, t3, t4) = (values(s1)?, values(s2)?, values(s3)?, values(s4)?);
-///         let sum = |i: usize| t1[i] * t2[i] + t3[i] * t4[i] };
+///         let sum = |i: usize| t1[i] * t2[i] + t3[i] * t4[i];
 ///         Ok((CpuStorage::F32((0..t1.len()).map(sum).collect()), l1.shape().clone()))
 ///     }
 ///
