@@ -58,16 +58,8 @@ pub(crate) struct Forward {
     pub y: Option<Storage>,
     /// `[N, D]` in the accumulation dtype.
     pub last: Option<Storage>,
-    pub saved: Option<Saved>,
-}
-
-/// The states that a forward pass keeps for the backward pass: those before each chunk of time.
-#[derive(Debug)]
-pub(crate) struct Saved {
-    /// In the accumulation dtype, `D` channels for every chunk of every sequence.
-    pub states: Tensor,
-    /// Time steps in a chunk.
-    pub chunk_len: usize,
+    /// The states before each chunk of every sequence, `[chunks, D]` in the accumulation dtype.
+    pub saved: Option<Tensor>,
 }
 
 /// The gradients that are wanted; the others are not computed.
@@ -104,7 +96,7 @@ pub(crate) fn forward(p: &Problem, inputs: &Inputs, y: bool, last: bool, save: b
 pub(crate) fn backward(
     p: &Problem,
     inputs: &Inputs,
-    saved: Option<&Saved>,
+    saved: Option<&Tensor>,
     grad_y: Option<&Tensor>,
     grad_last: Option<&Tensor>,
     wanted: Wanted,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{bail, DType, Error, Result, Shape, Tensor};
 
 use crate::autograd::{attach, Backward};
-use crate::backend::{backward, forward, Forward, Gradients, Inputs, Saved, Wanted};
+use crate::backend::{backward, forward, Forward, Gradients, Inputs, Wanted};
 use crate::problem::{accumulation_dtype, check_float, check_inputs, check_offsets, Problem, Sequences};
 
 /// The gated linear recurrence `h_t = a_t h_{t-1} + b_t x_t`, `y_t = c_t h_t`, from a state of zeros.
@@ -213,7 +213,7 @@ impl Scan {
 /// The backward pass of every form of the scan, with inputs `x, a, b`, `c` where there is one, and `h0` where there is one.
 struct ScanOp {
     problem: Problem,
-    saved: Option<Saved>,
+    saved: Option<Tensor>,
     has_c: bool,
     outputs: Outputs,
 }

@@ -1,118 +1,152 @@
-//! The kernels of the CPU.
-use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor};
+//! The scan on the CPU: dtypes and buffers. [`forward`] and [`backward`] read every tensor once, in the order of time.
 
-use crate::backend::{Forward, Gradients, Inputs, Saved, Wanted};
-use crate::problem::{Problem, Sequences};
+mod backward_pass;
+mod buffer;
+mod chain;
+mod forward_pass;
+mod plan;
+mod simd;
+mod view;
 
-fn seqs(p: &Problem) -> Vec<(usize, usize, usize)> {
-    match &p.sequences {
-        Sequences::Dense => (0..p.batch).map(|b| (b, 0, p.len)).collect(),
-        Sequences::Packed(o) => o.windows(2).map(|w| (0, w[0], w[1] - w[0])).collect(),
-    }
-}
-fn vals(t: &Tensor) -> Result<Vec<f64>> {
-    t.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
-}
-fn storage(v: Vec<f64>, d: DType) -> Result<(Storage, Tensor)> {
-    let n = v.len();
-    let t = Tensor::from_vec(v, n, &Device::Cpu)?.to_dtype(d)?;
-    let s = match &*t.storage_and_layout().0 {
-        Storage::Cpu(s) => s.clone(),
-        _ => unreachable!(),
-    };
-    Ok((Storage::Cpu(s), t))
-}
-fn states(p: &Problem, i: &Inputs) -> Result<(Vec<f64>, Vec<f64>)> {
-    let (x, a, b) = (vals(&i.x)?, vals(&i.a)?, vals(&i.b)?);
-    let d = p.channels;
-    let mut hs = vec![0.; x.len()];
-    let mut last = match &i.h0 {
-        Some(h) => vals(h)?,
-        None => vec![0.; p.num_sequences() * d],
-    };
-    for (n, (bi, t0, len)) in seqs(p).into_iter().enumerate() {
-        for s in 0..len {
-            let t = t0 + if p.reverse { len - 1 - s } else { s };
-            for c in 0..d {
-                let k = (bi * p.len + t) * d + c;
-                let h = a[k] * last[n * d + c] + b[k] * x[k];
-                last[n * d + c] = h;
-                hs[k] = h;
-            }
+use candle_core::{DType, Device, Result, Storage, Tensor, WithDType};
+use half::{bf16, f16};
+
+use crate::backend::{Forward, Gradients, Inputs, Wanted};
+use crate::problem::Problem;
+use buffer::Buffer;
+use plan::Plan;
+use simd::{Accumulator, Element};
+use view::{Held, View};
+
+/// Calls a generic function of the element type `$t`, and of `$o` (that of `y`): the element type or its accumulator.
+macro_rules! by_dtype {
+    ($p:expr, $f:ident($($arg:expr),*)) => {
+        match ($p.dtype, $p.out) {
+            (DType::F64, _) => $f::<f64, f64>($($arg),*),
+            (DType::BF16, DType::BF16) => $f::<bf16, bf16>($($arg),*),
+            (DType::BF16, _) => $f::<bf16, f32>($($arg),*),
+            (DType::F16, DType::F16) => $f::<f16, f16>($($arg),*),
+            (DType::F16, _) => $f::<f16, f32>($($arg),*),
+            _ => $f::<f32, f32>($($arg),*),
         }
-    }
-    Ok((hs, last))
+    };
 }
 
-pub(crate) fn forward(p: &Problem, i: &Inputs, y: bool, last: bool, save: bool) -> Result<Forward> {
-    let (hs, l) = states(p, i)?;
-    let c = match &i.c {
-        Some(c) => vals(c)?,
-        None => vec![1.; hs.len()],
+/// The forward pass: `y`, the `last` states, and those before each chunk (`save`).
+pub(crate) fn forward(p: &Problem, inputs: &Inputs, y: bool, last: bool, save: bool) -> Result<Forward> {
+    by_dtype!(p, typed_forward(p, inputs, y, last, save))
+}
+
+fn typed_forward<T: Element, O: Element<Acc = T::Acc>>(
+    p: &Problem,
+    inputs: &Inputs,
+    y: bool,
+    last: bool,
+    save: bool,
+) -> Result<Forward> {
+    let plan = Plan::new(p);
+    let one = T::narrow(T::Acc::ONE);
+    let (x, a, b) = (Held::new(&inputs.x), Held::new(&inputs.a), Held::new(&inputs.b));
+    let (c, h0) = (inputs.c.as_ref().map(Held::new), inputs.h0.as_ref().map(Held::new));
+    let elements = p.batch * p.len * p.channels;
+    let y = y.then(|| Buffer::<O>::new(elements));
+    let last = last.then(|| Buffer::new(p.num_sequences() * p.channels));
+    let saved = save.then(|| Buffer::new(plan.chunks * p.channels));
+    let pass = forward_pass::Forward {
+        plan: &plan,
+        channels: p.channels,
+        len: p.len,
+        x: x.view::<T>()?,
+        a: a.view()?,
+        b: b.view()?,
+        c: c.as_ref().map_or(Ok(View::constant(&one)), Held::view)?,
+        h0: h0.as_ref().map(Held::contiguous).transpose()?,
+        y: y.as_ref(),
+        last: last.as_ref(),
+        saved: saved.as_ref(),
     };
-    let ys: Vec<f64> = hs.iter().zip(&c).map(|(h, c)| h * c).collect();
+    pass.run();
+    let saved = saved.map(|states| {
+        let shape = (plan.chunks, p.channels);
+        // SAFETY: the pass has run.
+        Tensor::from_vec(unsafe { states.into_vec() }, shape, &Device::Cpu)
+    });
     Ok(Forward {
-        y: if y { Some(storage(ys, p.out)?.0) } else { None },
-        last: if last { Some(storage(l, p.acc)?.0) } else { None },
-        saved: if save { Some(Saved { states: Tensor::zeros(1, p.acc, &p.device)?, chunk_len: 1 }) } else { None },
+        // SAFETY: the pass has run.
+        y: y.map(|y| in_dtype(unsafe { y.into_vec() }, p.out)).transpose()?,
+        // SAFETY: the pass has run.
+        last: last.map(|h| Storage::Cpu(T::Acc::to_cpu_storage_owned(unsafe { h.into_vec() }))),
+        saved: saved.transpose()?,
     })
 }
 
+/// A result in the dtype that was asked for: the kernels write the dtype of x and the accumulation dtype.
+fn in_dtype<O: Element>(values: Vec<O>, dtype: DType) -> Result<Storage> {
+    use candle_core::backend::BackendStorage;
+    let layout = candle_core::Layout::contiguous(values.len());
+    let storage = O::to_cpu_storage_owned(values);
+    Ok(Storage::Cpu(if dtype == O::DTYPE { storage } else { storage.to_dtype(&layout, dtype)? }))
+}
+
+/// The backward pass; without `saved` it computes the states before each chunk first.
 pub(crate) fn backward(
     p: &Problem,
-    i: &Inputs,
-    _saved: Option<&Saved>,
+    inputs: &Inputs,
+    saved: Option<&Tensor>,
     grad_y: Option<&Tensor>,
     grad_last: Option<&Tensor>,
-    w: Wanted,
+    wanted: Wanted,
 ) -> Result<Gradients> {
-    let (hs, _) = states(p, i)?;
-    let d = p.channels;
-    let (x, a, b) = (vals(&i.x)?, vals(&i.a)?, vals(&i.b)?);
-    let c = match &i.c {
-        Some(c) => vals(c)?,
-        None => vec![1.; hs.len()],
+    by_dtype!(p, typed_backward(p, inputs, saved, grad_y, grad_last, wanted))
+}
+
+fn typed_backward<T: Element, G: Element<Acc = T::Acc>>(
+    p: &Problem,
+    inputs: &Inputs,
+    saved: Option<&Tensor>,
+    grad_y: Option<&Tensor>,
+    grad_last: Option<&Tensor>,
+    wanted: Wanted,
+) -> Result<Gradients> {
+    let need_states = wanted.a || wanted.c;
+    let computed = match saved {
+        None if need_states => forward(p, inputs, false, false, true)?.saved,
+        _ => None,
     };
-    let g = match grad_y {
-        Some(c) => vals(c)?,
-        None => vec![0.; hs.len()],
+    let states = saved.or(computed.as_ref()).filter(|_| need_states).map(Held::new);
+    let plan = Plan::new(p);
+    let (one, zero) = (T::narrow(T::Acc::ONE), G::narrow(G::Acc::default()));
+    let (x, a, b) = (Held::new(&inputs.x), Held::new(&inputs.a), Held::new(&inputs.b));
+    let c = inputs.c.as_ref().map(Held::new);
+    let grad_y = grad_y.map(|g| g.to_dtype(G::DTYPE)).transpose()?;
+    let (g, grad_last) = (grad_y.as_ref().map(Held::new), grad_last.map(Held::new));
+    let elements = p.batch * p.len * p.channels;
+    let buffer = |wanted: bool| wanted.then(|| Buffer::<T>::new(elements));
+    let (dx, da, db, dc) = (buffer(wanted.x), buffer(wanted.a), buffer(wanted.b), buffer(wanted.c));
+    let dh0 = wanted.h0.then(|| Buffer::new(p.num_sequences() * p.channels));
+    let pass = backward_pass::Backward {
+        plan: &plan,
+        channels: p.channels,
+        len: p.len,
+        x: x.view::<T>()?,
+        a: a.view()?,
+        b: b.view()?,
+        c: c.as_ref().map_or(Ok(View::constant(&one)), Held::view)?,
+        g: g.as_ref().map_or(Ok(View::constant(&zero)), Held::view::<G>)?,
+        saved: states.as_ref().map_or(Ok(&[][..]), Held::contiguous)?,
+        grad_last: grad_last.as_ref().map(Held::contiguous).transpose()?,
+        dx: dx.as_ref(),
+        da: da.as_ref(),
+        db: db.as_ref(),
+        dc: dc.as_ref(),
+        dh0: dh0.as_ref(),
     };
-    let h0 = match &i.h0 {
-        Some(h) => vals(h)?,
-        None => vec![0.; p.num_sequences() * d],
+    pass.run();
+    let tensor = |buffer: Option<Buffer<T>>| {
+        // SAFETY: the pass has run.
+        buffer.map(|values| Tensor::from_vec(unsafe { values.into_vec() }, p.dims(), &Device::Cpu)).transpose()
     };
-    let mut z = match grad_last {
-        Some(c) => vals(c)?,
-        None => vec![0.; p.num_sequences() * d],
-    };
-    let mut o = vec![vec![0.; hs.len()]; 4];
-    for (n, (bi, t0, len)) in seqs(p).into_iter().enumerate() {
-        for s in (0..len).rev() {
-            let at = |s: usize| t0 + if p.reverse { len - 1 - s } else { s };
-            for ch in 0..d {
-                let k = (bi * p.len + at(s)) * d + ch;
-                let hp = if s == 0 { h0[n * d + ch] } else { hs[(bi * p.len + at(s - 1)) * d + ch] };
-                let dh = c[k] * g[k] + z[n * d + ch];
-                o[0][k] = dh * b[k];
-                o[1][k] = dh * hp;
-                o[2][k] = dh * x[k];
-                o[3][k] = g[k] * hs[k];
-                z[n * d + ch] = dh * a[k];
-            }
-        }
-    }
-    let sh = Shape::from(p.dims());
-    let mut out = o.into_iter().map(|v| storage(v, p.dtype)?.1.reshape(&sh));
-    let mut next = |w: bool| -> Result<Option<Tensor>> {
-        let t = out.next().unwrap()?;
-        Ok(w.then_some(t))
-    };
-    let _ = CpuStorage::F32(vec![]);
-    Ok(Gradients {
-        x: next(w.x)?,
-        a: next(w.a)?,
-        b: next(w.b)?,
-        c: next(w.c)?,
-        h0: if w.h0 { Some(storage(z, p.acc)?.1.reshape(p.state_dims())?) } else { None },
-    })
+    // SAFETY: the pass has run.
+    let dh0 = dh0.map(|values| Tensor::from_vec(unsafe { values.into_vec() }, p.state_dims(), &Device::Cpu));
+    Ok(Gradients { x: tensor(dx)?, a: tensor(da)?, b: tensor(db)?, c: tensor(dc)?, h0: dh0.transpose()? })
 }

@@ -1,0 +1,133 @@
+//! States handed from tile to tile of a sequence.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::OnceLock;
+use std::thread;
+
+use super::plan::{Job, Plan};
+use super::simd::{Accumulator, Isa, Lanes, RowKernel};
+
+/// The states before the tiles of every sequence that is tiled.
+pub(crate) struct Chain<A> {
+    /// `[tile][sequence]`
+    states: Vec<OnceLock<Box<[A]>>>,
+    sequences: usize,
+}
+
+impl<A: Accumulator> Chain<A> {
+    pub fn new(plan: &Plan) -> Self {
+        let sequences = plan.sequences.len();
+        let links = if plan.tiles > 1 { (plan.tiles + 1) * sequences } else { 0 };
+        Self { states: (0..links).map(|_| OnceLock::new()).collect(), sequences }
+    }
+
+    /// Hands on the state at a link of a sequence, once.
+    pub fn publish(&self, link: usize, sequence: usize, state: &[A]) {
+        // each link has one predecessor, so that it is empty
+        let _ = self.states[link * self.sequences + sequence].set(state.into());
+    }
+
+    /// The state at a link of a sequence, as soon as it is there.
+    ///
+    /// The job that publishes it has been started: tickets are handed out in the order of the chain.
+    pub fn wait(&self, link: usize, sequence: usize) -> &[A] {
+        let state = &self.states[link * self.sequences + sequence];
+        let mut spins = 0;
+        loop {
+            if let Some(state) = state.get() {
+                return state;
+            }
+            spins += 1;
+            match spins < 64 {
+                true => std::hint::spin_loop(),
+                false => thread::yield_now(),
+            }
+        }
+    }
+}
+
+/// Runs all jobs in order, each thread with a scratch of its own.
+pub(crate) fn run_jobs<S>(
+    plan: &Plan,
+    order: impl Fn(usize) -> usize + Sync,
+    scratch: impl Fn() -> S + Sync,
+    run: impl Fn(&Job, &mut S) + Sync,
+) {
+    let ticket = AtomicUsize::new(0);
+    let work = || {
+        let mut scratch = scratch();
+        loop {
+            let ticket = ticket.fetch_add(1, Ordering::Relaxed);
+            if ticket >= plan.jobs.len() {
+                break;
+            }
+            run(&plan.jobs[order(ticket)], &mut scratch);
+        }
+    };
+    match plan.threads.min(plan.jobs.len()) {
+        0 | 1 => work(),
+        threads => rayon::scope(|scope| (0..threads).for_each(|_| scope.spawn(|_| work()))),
+    }
+}
+
+/// What a tile does to the state before it: `A h + H`.
+pub(crate) struct Composite<A> {
+    /// Products of gates.
+    pub product: Vec<A>,
+    /// States from zero.
+    pub state: Vec<A>,
+}
+
+impl<A: Accumulator> Composite<A> {
+    pub fn with_capacity(width: usize) -> Self {
+        Self { product: Vec::with_capacity(width), state: Vec::with_capacity(width) }
+    }
+
+    /// Makes it that of no steps.
+    pub fn clear(&mut self, width: usize) {
+        for (values, value) in [(&mut self.product, A::ONE), (&mut self.state, A::default())] {
+            values.clear();
+            values.resize(width, value);
+        }
+    }
+}
+
+/// Carries a state over a tile: `to = A from + H`.
+///
+/// Gates above one can make the product infinite while there is no state yet: where `from` is zero it does not count.
+pub(crate) struct CarryOver<'a, A> {
+    pub from: &'a [A],
+    pub product: &'a [A],
+    pub to: &'a mut [A],
+}
+
+impl<A: Accumulator> RowKernel for CarryOver<'_, A> {
+    type Acc = A;
+
+    #[inline(always)]
+    unsafe fn lanes<I: Isa>(&mut self, at: usize) {
+        // SAFETY: the caller keeps `at` within the rows.
+        unsafe {
+            let from = I::read(self.from.as_ptr().add(at));
+            let product = I::read(self.product.as_ptr().add(at));
+            let to = self.to.as_mut_ptr().add(at);
+            I::write(from.keep_zero(product.mul(from)).add(I::read(to)).flush(), to);
+        }
+    }
+}
+
+/// The product of the gates up to this one, where a reset (a gate of zero) wins over infinity.
+#[inline(always)]
+pub(crate) fn compose<A: Accumulator, V: Lanes<A>>(product: V, gate: V) -> V {
+    product.keep_zero(gate.keep_zero(product.mul(gate))).flush()
+}
+
+/// The parts of `steps` that lie between saved states.
+pub(crate) fn chunks(steps: Range<usize>, len: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
+    let count = (steps.end - steps.start).div_ceil(len);
+    (0..count).map(move |i| {
+        let start = steps.start + i * len;
+        start..steps.end.min(start + len)
+    })
+}

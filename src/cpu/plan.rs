@@ -1,0 +1,160 @@
+//! How the work is cut: into sequences, groups of columns, tiles of time and chunks.
+//!
+//! Groups of columns are there for the threads, and change no bit of a result. Tiles of time do: the state at the end of
+//! a tile is `A h + H`, with `A` the product of its gates and `H` its state from zero, where the plain recurrence rounds
+//! at every step. So the shape of a sequence alone decides whether and where time is tiled; never the batch around
+//! it, nor the number of threads.
+
+use std::ops::Range;
+
+use crate::problem::{Problem, Sequences};
+
+/// Elements of a tile or chunk: what a core reads in one go and finds in its second-level cache the next time.
+const TILE: usize = 1 << 15;
+/// Up to this width a row is too short for more than one core.
+const NARROW: usize = 256;
+/// Time is tiled from this many tiles on.
+const TILES: usize = 4;
+/// Narrower groups of columns lose more to memory than another core gains.
+const GROUP: usize = 128;
+
+/// A sequence: `len` steps of one batch element, from `start` on.
+#[derive(Debug, Clone)]
+pub(crate) struct Sequence {
+    pub index: usize,
+    pub batch: usize,
+    start: usize,
+    len: usize,
+    pub reverse: bool,
+    /// The index of its first saved state.
+    first_chunk: usize,
+}
+
+impl Sequence {
+    /// The time of a step.
+    #[inline(always)]
+    pub fn time(&self, step: usize) -> usize {
+        match self.reverse {
+            false => self.start + step,
+            true => self.start + self.len - 1 - step,
+        }
+    }
+}
+
+/// Some steps and columns of a sequence, which one thread computes.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub sequence: usize,
+    pub columns: Range<usize>,
+    pub steps: Range<usize>,
+    /// Which tile of time it is: the state before it is the one after its predecessor.
+    pub tile: usize,
+    /// Whether the sequence ends with it.
+    pub last: bool,
+}
+
+/// The work of a scan.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub sequences: Vec<Sequence>,
+    pub jobs: Vec<Job>,
+    /// Steps between saved states.
+    pub chunk_len: usize,
+    /// Saved states of all sequences.
+    pub chunks: usize,
+    /// The most tiles that a sequence has.
+    pub tiles: usize,
+    pub threads: usize,
+}
+
+/// Steps of a tile, where a sequence of this width is tiled.
+fn tile_len(channels: usize) -> Option<usize> {
+    (channels <= NARROW).then(|| (TILE / channels.max(1)).next_power_of_two())
+}
+
+/// Steps between saved states: a part of a tile where time is tiled.
+fn chunk_len(p: &Problem) -> usize {
+    let wanted = p.chunk_len.unwrap_or((TILE / p.channels.max(1)).max(16));
+    match tile_len(p.channels) {
+        Some(tile) if wanted >= tile => tile,
+        Some(_) => 1 << wanted.ilog2(),
+        None => wanted,
+    }
+}
+
+impl Plan {
+    pub fn new(p: &Problem) -> Self {
+        let chunk_len = chunk_len(p);
+        let spans: Vec<(usize, usize, usize)> = match &p.sequences {
+            Sequences::Dense => (0..p.batch).map(|batch| (batch, 0, p.len)).collect(),
+            Sequences::Packed(offsets) => offsets.windows(2).map(|o| (0, o[0], o[1] - o[0])).collect(),
+        };
+        let mut chunks = 0;
+        let sequence = |(index, (batch, start, len))| {
+            let first_chunk = chunks;
+            chunks += usize::div_ceil(len, chunk_len);
+            Sequence { index, batch, start, len, reverse: p.reverse, first_chunk }
+        };
+        let sequences: Vec<_> = spans.into_iter().enumerate().map(sequence).collect();
+        let elements: usize = sequences.iter().map(|s| s.len * p.channels).sum();
+        let threads = rayon::current_num_threads().min(elements / TILE + 1);
+        let groups = column_groups(p.channels, sequences.len(), threads);
+        let mut jobs = Vec::new();
+        for sequence in &sequences {
+            jobs.extend(jobs_of(sequence, p.channels, &groups));
+        }
+        // time-major: when a job starts, its predecessor has at least been started
+        jobs.sort_by_key(|job| job.tile);
+        let tiles = jobs.last().map_or(0, |job| job.tile + 1);
+        Self { sequences, jobs, chunk_len, chunks, tiles, threads }
+    }
+
+    /// The index of the saved state before `step`, the first of a chunk.
+    pub fn chunk(&self, sequence: &Sequence, step: usize) -> usize {
+        sequence.first_chunk + step / self.chunk_len
+    }
+}
+
+/// The jobs of a sequence: its groups of columns, or its tiles of time where it is narrow and long.
+fn jobs_of(sequence: &Sequence, channels: usize, groups: &[Range<usize>]) -> Vec<Job> {
+    let (index, len) = (sequence.index, sequence.len);
+    match tile_len(channels).filter(|tile| len >= TILES * tile) {
+        None => {
+            let job = |columns: &Range<usize>| Job {
+                sequence: index,
+                columns: columns.clone(),
+                steps: 0..len,
+                tile: 0,
+                last: true,
+            };
+            groups.iter().map(job).collect()
+        }
+        Some(tile_len) => {
+            let tiles = len.div_ceil(tile_len);
+            let job = |tile: usize| {
+                let steps = tile * tile_len..len.min((tile + 1) * tile_len);
+                Job { sequence: index, columns: 0..channels, steps, tile, last: tile + 1 == tiles }
+            };
+            (0..tiles).map(job).collect()
+        }
+    }
+}
+
+/// Groups of columns, so that all threads get the same share of the sequences.
+fn column_groups(channels: usize, sequences: usize, threads: usize) -> Vec<Range<usize>> {
+    let fair = threads / gcd(threads, sequences.max(1));
+    let most = (channels / GROUP).max(1);
+    let groups = if sequences >= 4 * threads { 1 } else { fair.min(most) };
+    // cache lines stay whole
+    let width = channels.div_ceil(groups).next_multiple_of(32);
+    let groups = channels.div_ceil(width.max(1)).max(1);
+    (0..groups).map(|g| g * width..((g + 1) * width).min(channels)).collect()
+}
+
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 {
+        a
+    } else {
+        gcd(b, a % b)
+    }
+}

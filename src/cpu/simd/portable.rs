@@ -1,0 +1,112 @@
+//! The instruction sets of plain Rust: one element at a time, and short arrays that every compiler backend vectorises.
+
+use super::{Accumulator, Element, Isa, Lanes};
+
+/// One element at a time: the ends of rows.
+pub(crate) struct Scalar;
+
+impl Isa for Scalar {
+    type V<A: Accumulator> = A;
+
+    #[inline(always)]
+    unsafe fn read<E: Element>(from: *const E) -> E::Acc {
+        // SAFETY: valid for reads, says the caller.
+        unsafe { from.read() }.widen()
+    }
+
+    #[inline(always)]
+    unsafe fn write<E: Element>(value: E::Acc, to: *mut E) {
+        // SAFETY: valid for writes, says the caller.
+        unsafe { to.write(E::narrow(value)) }
+    }
+
+    #[inline(always)]
+    fn prefetch_for_write<E>(_at: *const E) {}
+}
+
+macro_rules! scalar_lanes {
+    ($($acc:ty),*) => {$(
+        impl Lanes<$acc> for $acc {
+            const LEN: usize = 1;
+
+    #[inline(always)]
+            fn add(self, other: Self) -> Self {
+                self + other
+            }
+
+            #[inline(always)]
+            fn mul(self, other: Self) -> Self {
+                self * other
+            }
+
+            #[inline(always)]
+            fn flush(self) -> Self {
+                if self.abs() < <$acc>::MIN_POSITIVE { 0. } else { self }
+            }
+
+            #[inline(always)]
+            fn keep_zero(self, value: Self) -> Self {
+                if self == 0. { 0. } else { value }
+            }
+        }
+    )*};
+}
+scalar_lanes!(f32, f64);
+
+/// Short arrays, for processors without an instruction set of their own here.
+pub(crate) struct Portable;
+
+const WIDTH: usize = 4;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Array<A>([A; WIDTH]);
+
+impl Isa for Portable {
+    type V<A: Accumulator> = Array<A>;
+
+    #[inline(always)]
+    unsafe fn read<E: Element>(from: *const E) -> Array<E::Acc> {
+        // SAFETY: valid for reads of WIDTH elements, says the caller; an array is aligned as its elements are.
+        Array(unsafe { from.cast::<[E; WIDTH]>().read() }.map(E::widen))
+    }
+
+    #[inline(always)]
+    unsafe fn write<E: Element>(value: Array<E::Acc>, to: *mut E) {
+        // SAFETY: valid for writes of WIDTH elements, says the caller; an array is aligned as its elements are.
+        unsafe { to.cast::<[E; WIDTH]>().write(value.0.map(E::narrow)) }
+    }
+
+    #[inline(always)]
+    fn prefetch_for_write<E>(_at: *const E) {}
+}
+
+impl<A: Accumulator> Array<A> {
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(A, A) -> A) -> Self {
+        Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+    }
+}
+
+impl<A: Accumulator> Lanes<A> for Array<A> {
+    const LEN: usize = WIDTH;
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.zip(other, <A as Lanes<A>>::add)
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self.zip(other, <A as Lanes<A>>::mul)
+    }
+
+    #[inline(always)]
+    fn flush(self) -> Self {
+        Self(self.0.map(A::flush))
+    }
+
+    #[inline(always)]
+    fn keep_zero(self, value: Self) -> Self {
+        self.zip(value, A::keep_zero)
+    }
+}
