@@ -246,7 +246,7 @@ impl<T: Element, G> Step<'_, T, G> {
         // SAFETY: passed on to the caller.
         unsafe {
             let to = row.add(at);
-            if at % (LINE / size_of::<T>()) == 0 {
+            if at.is_multiple_of(LINE / size_of::<T>()) {
                 I::prefetch_for_write(to.wrapping_offset(self.ahead));
             }
             I::write(value, to);

@@ -165,7 +165,7 @@ impl<T: Element, O: Element<Acc = T::Acc>> RowKernel for Step<'_, T, O> {
         unsafe {
             let h = next_state::<I, T>(self.x, self.a, self.b, self.h, at);
             let y = self.y.as_mut_ptr().add(at);
-            if at % (LINE / size_of::<O>()) == 0 {
+            if at.is_multiple_of(LINE / size_of::<O>()) {
                 I::prefetch_for_write(y.wrapping_offset(self.ahead));
             }
             I::write(I::read(self.c.as_ptr().add(at)).mul(h), y.cast::<O>());
