@@ -8,12 +8,12 @@
 //! from `z_L`, the gradient of the last state, to `z_0`, that of the initial state. The states are computed again, a chunk
 //! at a time from the one saved before it, so that what both directions read stays in the cache.
 
-use super::buffer::Buffer;
-use super::chain::{chunks, compose, run_jobs, CarryOver, Chain, Composite};
-use super::forward_pass::{copy, prefetch_distance, LINE};
+use super::buffer::{BlockMut, Buffer};
+use super::chain::{carry_over, chunks, compose, run_jobs, Chain, Composite};
+use super::forward_pass::copy;
 use super::plan::{Job, Plan};
-use super::simd::{dispatch, sweep, Element, Isa, Lanes, RowKernel, Vectorised};
-use super::view::View;
+use super::simd::{dispatch, sweep, Element, Isa, Lanes, Recurrence, Vectorised};
+use super::view::{Block, View};
 
 /// What a backward pass reads and writes.
 pub(crate) struct Backward<'a, T: Element, G> {
@@ -44,29 +44,35 @@ impl<T: Element, G: Element<Acc = T::Acc>> Backward<'_, T, G> {
     /// Computes all gradients that have a buffer: every element of them is written.
     pub fn run(&self) {
         let chain = Chain::new(self.plan);
-        let jobs = self.plan.jobs.len();
-        let scratch = || Scratch { states: Vec::new(), z: Vec::new(), tile: Composite::with_capacity(0) };
-        run_jobs(
-            self.plan,
-            |ticket| jobs - 1 - ticket,
-            scratch,
-            |job, scratch| dispatch(BackwardJob { scan: self, chain: &chain, job, scratch }),
-        );
+        let last = self.plan.jobs.len().saturating_sub(1);
+        let run =
+            |job: &Job, scratch: &mut Scratch<T, G>| dispatch(BackwardJob { scan: self, chain: &chain, job, scratch });
+        run_jobs(self.plan, |ticket| last - ticket, run);
     }
 }
 
-struct Scratch<A> {
+struct Scratch<T: Element, G> {
     /// The state before a chunk and after each of its steps.
-    states: Vec<A>,
-    z: Vec<A>,
-    tile: Composite<A>,
+    states: Vec<T::Acc>,
+    carry: Vec<T::Acc>,
+    z: Vec<T::Acc>,
+    tile: Composite<T::Acc>,
+    inputs: [Vec<T>; 4],
+    g: Vec<G>,
+}
+
+impl<T: Element, G> Default for Scratch<T, G> {
+    fn default() -> Self {
+        let (states, carry, z, g) = Default::default();
+        Self { states, carry, z, tile: Composite::default(), inputs: Default::default(), g }
+    }
 }
 
 struct BackwardJob<'a, T: Element, G> {
     scan: &'a Backward<'a, T, G>,
     chain: &'a Chain<T::Acc>,
     job: &'a Job,
-    scratch: &'a mut Scratch<T::Acc>,
+    scratch: &'a mut Scratch<T, G>,
 }
 
 impl<T: Element, G: Element<Acc = T::Acc>> Vectorised for BackwardJob<'_, T, G> {
@@ -75,181 +81,217 @@ impl<T: Element, G: Element<Acc = T::Acc>> Vectorised for BackwardJob<'_, T, G> 
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let Self { scan, chain, job, scratch } = self;
-        let Scratch { states, z, tile } = scratch;
+        let Scratch { states, carry, z, tile, inputs: [x_rows, a_rows, b_rows, c_rows], g: g_rows } = scratch;
         let sequence = &scan.plan.sequences[job.sequence];
-        let width = job.columns.len();
-        let (batch, columns) = (sequence.batch, &job.columns);
-        let [mut x, mut a, mut b, mut c] =
-            [&scan.x, &scan.a, &scan.b, &scan.c].map(|view| view.rows(batch, columns.clone()));
-        let mut g = scan.g.rows(batch, columns.clone());
+        let (batch, columns, width) = (sequence.batch, &job.columns, job.columns.len());
+        let state = sequence.index * scan.channels + columns.start;
 
         if job.tile > 0 {
+            let times = sequence.times(&job.steps).backward();
             tile.clear(width);
-            for t in job.steps.clone().rev().map(|step| sequence.time(step)) {
-                let (a, c, g) = (a.get(t), c.get(t), g.get(t));
-                let Composite { product, state: z } = &mut *tile;
-                // SAFETY: all rows have `width` elements; the caller vouches for the processor.
-                unsafe { sweep::<I, _>(width, &mut ComposeStep { a, c, g, product, z }) };
-            }
+            let compose = Compose::<T, G> {
+                a: scan.a.block(batch, &times, columns, a_rows),
+                c: scan.c.block(batch, &times, columns, c_rows),
+                g: scan.g.block(batch, &times, columns, g_rows),
+                product: tile.product.as_mut_ptr(),
+                z: tile.state.as_mut_ptr(),
+            };
+            // SAFETY: all blocks are of these times and columns; the caller vouches for the processor.
+            unsafe { sweep::<I, _>(&compose, times.len(), width) };
         }
         z.clear();
         match (job.last, scan.grad_last) {
             (true, None) => z.resize(width, T::Acc::default()),
-            (true, Some(grad)) => {
-                let start = sequence.index * scan.channels;
-                z.extend_from_slice(&grad[start + columns.start..start + columns.end]);
-            }
+            (true, Some(grad)) => z.extend_from_slice(&grad[state..state + width]),
             (false, _) => z.extend_from_slice(chain.wait(job.tile + 1, sequence.index)),
         }
         if job.tile > 0 {
-            let Composite { product, state: to } = &mut *tile;
-            // SAFETY: all rows have `width` elements; the caller vouches for the processor.
-            unsafe { sweep::<I, _>(width, &mut CarryOver { from: z, product, to }) };
-            chain.publish(job.tile, sequence.index, to);
+            carry_over(z, tile);
+            chain.publish(job.tile, sequence.index, &tile.state);
         }
 
         let need_states = scan.da.is_some() || scan.dc.is_some();
-        let ahead = -prefetch_distance::<T>(sequence, scan.channels);
-        for steps in chunks(job.steps.clone(), scan.plan.chunk_len).rev() {
+        for steps in chunks(&job.steps, scan.plan.chunk_len).rev() {
+            let times = sequence.times(&steps);
+            let rows = times.len();
             if need_states {
-                let at = scan.plan.chunk(sequence, steps.start) * scan.channels;
-                states.resize((steps.len() + 1) * width, T::Acc::default());
-                states[..width].copy_from_slice(&scan.saved[at + columns.start..at + columns.end]);
-                for (i, t) in steps.clone().map(|step| sequence.time(step)).enumerate() {
-                    let (from, to) = states[i * width..][..2 * width].split_at_mut(width);
-                    let (x, a, b) = (x.get(t), a.get(t), b.get(t));
-                    // SAFETY: all rows have `width` elements; the caller vouches for the processor.
-                    unsafe { sweep::<I, _>(width, &mut StateStep { x, a, b, from, to }) };
-                }
+                let at = scan.plan.chunk(sequence, steps.start) * scan.channels + columns.start;
+                states.resize((rows + 1) * width, T::Acc::default());
+                let (first, after) = states.split_at_mut(width);
+                first.copy_from_slice(&scan.saved[at..at + width]);
+                carry.clear();
+                carry.extend_from_slice(first);
+                let states = States::<T> {
+                    x: scan.x.block(batch, &times, columns, x_rows),
+                    a: scan.a.block(batch, &times, columns, a_rows),
+                    b: scan.b.block(batch, &times, columns, b_rows),
+                    carry: carry.as_mut_ptr(),
+                    h: BlockMut::adjacent(after, width),
+                };
+                // SAFETY: all blocks are of these times and columns; the caller vouches for the processor.
+                unsafe { sweep::<I, _>(&states, rows, width) };
             }
-            for (i, t) in steps.map(|step| sequence.time(step)).enumerate().rev() {
-                let at = (batch * scan.len + t) * scan.channels + columns.start;
-                // SAFETY: no other job has this time of these columns.
-                let row =
-                    |out: Option<&Buffer<T>>| out.map(|out| unsafe { out.row(at, width) }.as_mut_ptr().cast::<T>());
-                let (dx, da, db, dc) = (row(scan.dx), row(scan.da), row(scan.db), row(scan.dc));
-                let h = if need_states { &states[i * width..][..2 * width] } else { &[] };
-                let (x, a, b, c, g) = (x.get(t), a.get(t), b.get(t), c.get(t), g.get(t));
-                let mut step = Step { x, a, b, c, g, h, width, z, dx, da, db, dc, ahead };
-                // SAFETY: all rows have `width` elements, and `h` two rows where it is read; the caller vouches for
-                // the processor.
-                unsafe { sweep::<I, _>(width, &mut step) };
-            }
+            let times = times.backward();
+            // SAFETY: no other job has these times of these columns.
+            let out = |out: Option<&Buffer<T>>| {
+                out.map(|out| unsafe { out.block(batch * scan.len * scan.channels, scan.channels, &times, columns) })
+            };
+            let gradients = Gradients::<T, G> {
+                x: scan.x.block(batch, &times, columns, x_rows),
+                a: scan.a.block(batch, &times, columns, a_rows),
+                b: scan.b.block(batch, &times, columns, b_rows),
+                c: scan.c.block(batch, &times, columns, c_rows),
+                g: scan.g.block(batch, &times, columns, g_rows),
+                h: Block::backward(if need_states { states } else { &[] }, width),
+                z: z.as_mut_ptr(),
+                dx: out(scan.dx),
+                da: out(scan.da),
+                db: out(scan.db),
+                dc: out(scan.dc),
+            };
+            // SAFETY: all blocks are of these times and columns, and `h` is where it is read; the caller vouches for the
+            // processor.
+            unsafe { sweep::<I, _>(&gradients, rows, width) };
         }
         if let (0, Some(dh0)) = (job.tile, scan.dh0) {
             // SAFETY: no other job begins this sequence in these columns.
-            copy(z, unsafe { dh0.row(sequence.index * scan.channels + columns.start, width) });
+            copy(z, unsafe { dh0.row(state, width) });
         }
     }
 }
 
-/// One step back in a composite: `A = a A`, `Z = a (c g + Z)`.
-struct ComposeStep<'a, T: Element, G> {
-    a: &'a [T],
-    c: &'a [T],
-    g: &'a [G],
-    product: &'a mut [T::Acc],
-    z: &'a mut [T::Acc],
+/// A step back in a composite: `A = a A`, `Z = a (c g + Z)`.
+struct Compose<'a, T: Element, G> {
+    a: Block<'a, T>,
+    c: Block<'a, T>,
+    g: Block<'a, G>,
+    product: *mut T::Acc,
+    z: *mut T::Acc,
 }
 
-impl<T: Element, G: Element<Acc = T::Acc>> RowKernel for ComposeStep<'_, T, G> {
+impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for Compose<'_, T, G> {
     type Acc = T::Acc;
+    type Carry<V: Copy> = (V, V);
 
     #[inline(always)]
-    unsafe fn lanes<I: Isa>(&mut self, at: usize) {
-        // SAFETY: the caller keeps `at` within the rows.
+    unsafe fn load<I: Isa>(&self, at: usize) -> (I::V<T::Acc>, I::V<T::Acc>) {
+        // SAFETY: within the rows, says the caller.
+        unsafe { (I::read(self.product.add(at)), I::read(self.z.add(at))) }
+    }
+
+    #[inline(always)]
+    unsafe fn row<I: Isa>(
+        &self,
+        row: isize,
+        at: usize,
+        (product, z): (I::V<T::Acc>, I::V<T::Acc>),
+    ) -> (I::V<T::Acc>, I::V<T::Acc>) {
+        // SAFETY: within the blocks, says the caller.
         unsafe {
-            let (a, c) = (I::read(self.a.as_ptr().add(at)), I::read(self.c.as_ptr().add(at)));
-            let (g, z) = (I::read(self.g.as_ptr().add(at)), self.z.as_mut_ptr().add(at));
-            I::write(a.mul(c.mul(g).add(I::read(z))).flush(), z);
-            let product = self.product.as_mut_ptr().add(at);
-            I::write(compose(I::read(product), a), product);
+            let dh = I::read(self.c.at(row, at)).mul(I::read(self.g.at(row, at))).add(z);
+            let a = I::read(self.a.at(row, at));
+            (compose(product, a), a.mul(dh).flush())
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store<I: Isa>(&self, at: usize, (product, z): (I::V<T::Acc>, I::V<T::Acc>)) {
+        // SAFETY: within the rows, says the caller.
+        unsafe {
+            I::write(product, self.product.add(at));
+            I::write(z, self.z.add(at));
         }
     }
 }
 
-/// The state after a step from the one before it.
-struct StateStep<'a, T: Element> {
-    x: &'a [T],
-    a: &'a [T],
-    b: &'a [T],
-    from: &'a [T::Acc],
-    to: &'a mut [T::Acc],
+/// The states after every step.
+struct States<'a, T: Element> {
+    x: Block<'a, T>,
+    a: Block<'a, T>,
+    b: Block<'a, T>,
+    carry: *mut T::Acc,
+    h: BlockMut<T::Acc>,
 }
 
-impl<T: Element> RowKernel for StateStep<'_, T> {
+impl<T: Element> Recurrence for States<'_, T> {
     type Acc = T::Acc;
+    type Carry<V: Copy> = V;
 
     #[inline(always)]
-    unsafe fn lanes<I: Isa>(&mut self, at: usize) {
-        // SAFETY: the caller keeps `at` within the rows.
+    unsafe fn load<I: Isa>(&self, at: usize) -> I::V<T::Acc> {
+        // SAFETY: within the row, says the caller.
+        unsafe { I::read(self.carry.add(at)) }
+    }
+
+    #[inline(always)]
+    unsafe fn row<I: Isa>(&self, row: isize, at: usize, h: I::V<T::Acc>) -> I::V<T::Acc> {
+        // SAFETY: within the blocks, says the caller.
         unsafe {
-            let (x, a) = (I::read(self.x.as_ptr().add(at)), I::read(self.a.as_ptr().add(at)));
-            let (b, h) = (I::read(self.b.as_ptr().add(at)), I::read(self.from.as_ptr().add(at)));
-            I::write(a.mul(h).add(b.mul(x)).flush(), self.to.as_mut_ptr().add(at));
+            let input = I::read(self.b.at(row, at)).mul(I::read(self.x.at(row, at)));
+            let h = I::read(self.a.at(row, at)).mul(h).add(input).flush();
+            I::write(h, self.h.at(row, at));
+            h
         }
+    }
+
+    #[inline(always)]
+    unsafe fn store<I: Isa>(&self, at: usize, h: I::V<T::Acc>) {
+        // SAFETY: within the row, says the caller.
+        unsafe { I::write(h, self.carry.add(at)) }
     }
 }
 
-/// All gradients of a step.
-struct Step<'a, T: Element, G> {
-    x: &'a [T],
-    a: &'a [T],
-    b: &'a [T],
-    c: &'a [T],
-    g: &'a [G],
-    /// The states before and after the step, `width` elements each; nothing where neither `da` nor `dc` is wanted.
-    h: &'a [T::Acc],
-    width: usize,
-    z: &'a mut [T::Acc],
-    dx: Option<*mut T>,
-    da: Option<*mut T>,
-    db: Option<*mut T>,
-    dc: Option<*mut T>,
-    ahead: isize,
+/// All gradients of a step, against time.
+struct Gradients<'a, T: Element, G> {
+    x: Block<'a, T>,
+    a: Block<'a, T>,
+    b: Block<'a, T>,
+    c: Block<'a, T>,
+    g: Block<'a, G>,
+    /// The states after the steps, and one row further on those before them; read for `da` and `dc` alone.
+    h: Block<'a, T::Acc>,
+    z: *mut T::Acc,
+    dx: Option<BlockMut<T>>,
+    da: Option<BlockMut<T>>,
+    db: Option<BlockMut<T>>,
+    dc: Option<BlockMut<T>>,
 }
 
-impl<T: Element, G: Element<Acc = T::Acc>> RowKernel for Step<'_, T, G> {
+impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for Gradients<'_, T, G> {
     type Acc = T::Acc;
+    type Carry<V: Copy> = V;
 
     #[inline(always)]
-    unsafe fn lanes<I: Isa>(&mut self, at: usize) {
-        // SAFETY: the caller keeps `at` within the rows.
+    unsafe fn load<I: Isa>(&self, at: usize) -> I::V<T::Acc> {
+        // SAFETY: within the row, says the caller.
+        unsafe { I::read(self.z.add(at)) }
+    }
+
+    #[inline(always)]
+    unsafe fn row<I: Isa>(&self, row: isize, at: usize, z: I::V<T::Acc>) -> I::V<T::Acc> {
+        // SAFETY: within the blocks, says the caller.
         unsafe {
-            let z = self.z.as_mut_ptr().add(at);
-            let (c, g) = (I::read(self.c.as_ptr().add(at)), I::read(self.g.as_ptr().add(at)));
-            let dh = c.mul(g).add(I::read(z));
+            let g = I::read(self.g.at(row, at));
+            let dh = I::read(self.c.at(row, at)).mul(g).add(z);
             if let Some(dx) = self.dx {
-                self.put::<I>(dx, at, I::read(self.b.as_ptr().add(at)).mul(dh));
+                I::write(I::read(self.b.at(row, at)).mul(dh), dx.at(row, at));
             }
             if let Some(db) = self.db {
-                self.put::<I>(db, at, I::read(self.x.as_ptr().add(at)).mul(dh));
-            }
-            if let Some(da) = self.da {
-                self.put::<I>(da, at, I::read(self.h.as_ptr().add(at)).mul(dh));
+                I::write(I::read(self.x.at(row, at)).mul(dh), db.at(row, at));
             }
             if let Some(dc) = self.dc {
-                self.put::<I>(dc, at, I::read(self.h.as_ptr().add(self.width + at)).mul(g));
+                I::write(I::read(self.h.at(row, at)).mul(g), dc.at(row, at));
             }
-            I::write(I::read(self.a.as_ptr().add(at)).mul(dh).flush(), z);
+            if let Some(da) = self.da {
+                I::write(I::read(self.h.at(row + 1, at)).mul(dh), da.at(row, at));
+            }
+            I::read(self.a.at(row, at)).mul(dh).flush()
         }
     }
-}
 
-impl<T: Element, G> Step<'_, T, G> {
-    /// Writes a part of a row of gradients, and fetches the same part of the row to be written next.
-    ///
-    /// # Safety
-    /// `row` must be valid for writes up to `at + LEN`.
     #[inline(always)]
-    unsafe fn put<I: Isa>(&self, row: *mut T, at: usize, value: I::V<T::Acc>) {
-        // SAFETY: passed on to the caller.
-        unsafe {
-            let to = row.add(at);
-            if at.is_multiple_of(LINE / size_of::<T>()) {
-                I::prefetch_for_write(to.wrapping_offset(self.ahead));
-            }
-            I::write(value, to);
-        }
+    unsafe fn store<I: Isa>(&self, at: usize, z: I::V<T::Acc>) {
+        // SAFETY: within the row, says the caller.
+        unsafe { I::write(z, self.z.add(at)) }
     }
 }

@@ -1,6 +1,9 @@
 //! Memory for results, filled row by row from several threads.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::view::Run;
 
 /// Elements that nobody has written yet. Clearing them first would cost a pass over memory.
 pub(crate) struct Buffer<T> {
@@ -18,19 +21,37 @@ unsafe impl<T: Send> Send for Buffer<T> {}
 impl<T: Copy> Buffer<T> {
     pub fn new(len: usize) -> Self {
         let mut memory = Vec::with_capacity(len);
+        ask_for_huge_pages(&mut memory);
         Self { start: memory.as_mut_ptr(), len, memory }
     }
 
     /// The elements `at .. at + width`.
     ///
     /// # Safety
-    /// No other row that overlaps them may be in use.
+    /// No other row or block that overlaps them may be in use.
     #[allow(clippy::mut_from_ref)] // that is what the caller vouches for
-    #[inline(always)]
     pub unsafe fn row(&self, at: usize, width: usize) -> &mut [MaybeUninit<T>] {
         assert!(at <= self.len && width <= self.len - at, "{at} + {width} elements of {}", self.len);
         // SAFETY: within the memory, as just checked, and not in use elsewhere, says the caller.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at).cast(), width) }
+    }
+
+    /// Columns `columns` of the rows of a run of times, in an output of rows of `channels` elements from `start` on.
+    ///
+    /// # Safety
+    /// No other row or block that overlaps them may be in use.
+    pub unsafe fn block(&self, start: usize, channels: usize, times: &Run, columns: &Range<usize>) -> BlockMut<T> {
+        let rows = times.len();
+        let at = |time: usize| start + time * channels + columns.start;
+        if rows > 0 {
+            let (first, end) = (at(times.start), at(times.end - 1) + columns.len());
+            assert!(first <= end && end <= self.len, "elements {first} .. {end} of {}", self.len);
+        }
+        let (first, stride) = match times.reverse {
+            false => (times.start, channels as isize),
+            true => (times.end.saturating_sub(1), -(channels as isize)),
+        };
+        BlockMut { first: self.start.wrapping_add(at(first)), stride }
     }
 
     /// The elements.
@@ -43,3 +64,58 @@ impl<T: Copy> Buffer<T> {
         self.memory
     }
 }
+
+/// Asks Linux for huge pages under a large allocation.
+///
+/// The first touch of a small page costs more than filling it does. The advice changes nothing but that, so that its
+/// outcome does not matter.
+fn ask_for_huge_pages<T>(memory: &mut Vec<T>) {
+    #[cfg(target_os = "linux")]
+    {
+        const HUGE_PAGE: usize = 2 << 20;
+        let bytes = memory.capacity() * size_of::<T>();
+        let start = memory.as_mut_ptr().cast::<u8>();
+        let before = start.align_offset(HUGE_PAGE);
+        let whole = bytes.saturating_sub(before) / HUGE_PAGE * HUGE_PAGE;
+        if whole > 0 {
+            // SAFETY: the range lies within the allocation, and the advice leaves its contents alone.
+            unsafe { libc::madvise(start.wrapping_add(before).cast(), whole, libc::MADV_HUGEPAGE) };
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
+}
+
+/// Rows of elements to be written, at a constant distance from one another.
+#[derive(Clone, Copy)]
+pub(crate) struct BlockMut<T> {
+    first: *mut T,
+    stride: isize,
+}
+
+impl<T> BlockMut<T> {
+    /// Adjacent rows in their order.
+    pub fn adjacent(elements: &mut [T], width: usize) -> Self {
+        Self { first: elements.as_mut_ptr(), stride: width as isize }
+    }
+
+    /// Where a channel of a row is.
+    ///
+    /// # Safety
+    /// The row and the channel must lie within the block.
+    #[inline(always)]
+    pub unsafe fn at(&self, row: isize, channel: usize) -> *mut T {
+        // SAFETY: within the elements that the block was made of, says the caller.
+        unsafe { self.first.offset(row * self.stride).add(channel) }
+    }
+
+    /// Where a channel of a row is that lies about a page ahead: to be fetched, not to be accessed.
+    #[inline(always)]
+    pub fn ahead(&self, row: isize, channel: usize) -> *const T {
+        let rows = (PAGE / size_of::<T>() as isize) / self.stride.abs().max(1) + 1;
+        self.first.wrapping_offset((row + rows) * self.stride).wrapping_add(channel)
+    }
+}
+
+/// Bytes.
+const PAGE: isize = 2048;

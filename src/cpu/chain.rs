@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::thread;
 
 use super::plan::{Job, Plan};
-use super::simd::{Accumulator, Isa, Lanes, RowKernel};
+use super::simd::{Accumulator, Lanes};
 
 /// The states before the tiles of every sequence that is tiled.
 pub(crate) struct Chain<A> {
@@ -48,15 +48,14 @@ impl<A: Accumulator> Chain<A> {
 }
 
 /// Runs all jobs in order, each thread with a scratch of its own.
-pub(crate) fn run_jobs<S>(
+pub(crate) fn run_jobs<S: Default>(
     plan: &Plan,
     order: impl Fn(usize) -> usize + Sync,
-    scratch: impl Fn() -> S + Sync,
     run: impl Fn(&Job, &mut S) + Sync,
 ) {
     let ticket = AtomicUsize::new(0);
     let work = || {
-        let mut scratch = scratch();
+        let mut scratch = S::default();
         loop {
             let ticket = ticket.fetch_add(1, Ordering::Relaxed);
             if ticket >= plan.jobs.len() {
@@ -72,6 +71,7 @@ pub(crate) fn run_jobs<S>(
 }
 
 /// What a tile does to the state before it: `A h + H`.
+#[derive(Default)]
 pub(crate) struct Composite<A> {
     /// Products of gates.
     pub product: Vec<A>,
@@ -80,10 +80,6 @@ pub(crate) struct Composite<A> {
 }
 
 impl<A: Accumulator> Composite<A> {
-    pub fn with_capacity(width: usize) -> Self {
-        Self { product: Vec::with_capacity(width), state: Vec::with_capacity(width) }
-    }
-
     /// Makes it that of no steps.
     pub fn clear(&mut self, width: usize) {
         for (values, value) in [(&mut self.product, A::ONE), (&mut self.state, A::default())] {
@@ -96,24 +92,10 @@ impl<A: Accumulator> Composite<A> {
 /// Carries a state over a tile: `to = A from + H`.
 ///
 /// Gates above one can make the product infinite while there is no state yet: where `from` is zero it does not count.
-pub(crate) struct CarryOver<'a, A> {
-    pub from: &'a [A],
-    pub product: &'a [A],
-    pub to: &'a mut [A],
-}
-
-impl<A: Accumulator> RowKernel for CarryOver<'_, A> {
-    type Acc = A;
-
-    #[inline(always)]
-    unsafe fn lanes<I: Isa>(&mut self, at: usize) {
-        // SAFETY: the caller keeps `at` within the rows.
-        unsafe {
-            let from = I::read(self.from.as_ptr().add(at));
-            let product = I::read(self.product.as_ptr().add(at));
-            let to = self.to.as_mut_ptr().add(at);
-            I::write(from.keep_zero(product.mul(from)).add(I::read(to)).flush(), to);
-        }
+pub(crate) fn carry_over<A: Accumulator>(from: &[A], tile: &mut Composite<A>) {
+    for ((from, product), to) in from.iter().zip(&tile.product).zip(&mut tile.state) {
+        let carried = from.keep_zero(Lanes::mul(*product, *from));
+        *to = Lanes::add(carried, *to).flush();
     }
 }
 
@@ -124,10 +106,11 @@ pub(crate) fn compose<A: Accumulator, V: Lanes<A>>(product: V, gate: V) -> V {
 }
 
 /// The parts of `steps` that lie between saved states.
-pub(crate) fn chunks(steps: Range<usize>, len: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
-    let count = (steps.end - steps.start).div_ceil(len);
+pub(crate) fn chunks(steps: &Range<usize>, len: usize) -> impl DoubleEndedIterator<Item = Range<usize>> {
+    let Range { start: first, end } = *steps;
+    let count = (end - first).div_ceil(len);
     (0..count).map(move |i| {
-        let start = steps.start + i * len;
-        start..steps.end.min(start + len)
+        let start = first + i * len;
+        start..end.min(start + len)
     })
 }

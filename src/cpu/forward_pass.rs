@@ -2,11 +2,11 @@
 
 use std::mem::MaybeUninit;
 
-use super::buffer::Buffer;
-use super::chain::{chunks, compose, run_jobs, CarryOver, Chain, Composite};
-use super::plan::{Job, Plan, Sequence};
-use super::simd::{dispatch, sweep, Element, Isa, Lanes, RowKernel, Vectorised};
-use super::view::View;
+use super::buffer::{BlockMut, Buffer};
+use super::chain::{carry_over, chunks, compose, run_jobs, Chain, Composite};
+use super::plan::{Job, Plan};
+use super::simd::{dispatch, sweep, Element, Isa, Lanes, Recurrence, Vectorised};
+use super::view::{Block, View};
 
 /// What a forward pass reads and writes.
 pub(crate) struct Forward<'a, T: Element, O> {
@@ -32,26 +32,29 @@ impl<T: Element, O: Element<Acc = T::Acc>> Forward<'_, T, O> {
     /// Computes all outputs: every element of them is written.
     pub fn run(&self) {
         let chain = Chain::new(self.plan);
-        let scratch = || Scratch { h: Vec::new(), tile: Composite::with_capacity(0) };
-        run_jobs(
-            self.plan,
-            |ticket| ticket,
-            scratch,
-            |job, scratch| dispatch(ForwardJob { scan: self, chain: &chain, job, scratch }),
-        );
+        let run =
+            |job: &Job, scratch: &mut Scratch<T>| dispatch(ForwardJob { scan: self, chain: &chain, job, scratch });
+        run_jobs(self.plan, |ticket| ticket, run);
     }
 }
 
-struct Scratch<A> {
-    h: Vec<A>,
-    tile: Composite<A>,
+struct Scratch<T: Element> {
+    h: Vec<T::Acc>,
+    tile: Composite<T::Acc>,
+    inputs: [Vec<T>; 4],
+}
+
+impl<T: Element> Default for Scratch<T> {
+    fn default() -> Self {
+        Self { h: Vec::new(), tile: Composite::default(), inputs: Default::default() }
+    }
 }
 
 struct ForwardJob<'a, T: Element, O> {
     scan: &'a Forward<'a, T, O>,
     chain: &'a Chain<T::Acc>,
     job: &'a Job,
-    scratch: &'a mut Scratch<T::Acc>,
+    scratch: &'a mut Scratch<T>,
 }
 
 impl<T: Element, O: Element<Acc = T::Acc>> Vectorised for ForwardJob<'_, T, O> {
@@ -60,69 +63,67 @@ impl<T: Element, O: Element<Acc = T::Acc>> Vectorised for ForwardJob<'_, T, O> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let Self { scan, chain, job, scratch } = self;
+        let Scratch { h, tile, inputs: [x_rows, a_rows, b_rows, c_rows] } = scratch;
         let sequence = &scan.plan.sequences[job.sequence];
-        let width = job.columns.len();
-        let [mut x, mut a, mut b, mut c] =
-            [&scan.x, &scan.a, &scan.b, &scan.c].map(|view| view.rows(sequence.batch, job.columns.clone()));
+        let (batch, columns, width) = (sequence.batch, &job.columns, job.columns.len());
+        let state = sequence.index * scan.channels + columns.start;
 
         if !job.last {
-            scratch.tile.clear(width);
-            for t in job.steps.clone().map(|step| sequence.time(step)) {
-                let (x, a, b) = (x.get(t), a.get(t), b.get(t));
-                let Composite { product, state } = &mut scratch.tile;
-                // SAFETY: all rows have `width` elements; the caller vouches for the processor.
-                unsafe { sweep::<I, _>(width, &mut ComposeStep { x, a, b, product, state }) };
-            }
+            let times = sequence.times(&job.steps);
+            tile.clear(width);
+            let compose = Compose::<T> {
+                x: scan.x.block(batch, &times, columns, x_rows),
+                a: scan.a.block(batch, &times, columns, a_rows),
+                b: scan.b.block(batch, &times, columns, b_rows),
+                product: tile.product.as_mut_ptr(),
+                state: tile.state.as_mut_ptr(),
+            };
+            // SAFETY: all blocks are of these times and columns; the caller vouches for the processor.
+            unsafe { sweep::<I, _>(&compose, times.len(), width) };
         }
-        scratch.h.clear();
+        h.clear();
         match (job.tile, scan.h0) {
-            (0, None) => scratch.h.resize(width, T::Acc::default()),
-            (0, Some(h0)) => {
-                let start = sequence.index * scan.channels;
-                scratch.h.extend_from_slice(&h0[start + job.columns.start..start + job.columns.end]);
-            }
-            (tile, _) => scratch.h.extend_from_slice(chain.wait(tile, sequence.index)),
+            (0, None) => h.resize(width, T::Acc::default()),
+            (0, Some(h0)) => h.extend_from_slice(&h0[state..state + width]),
+            (tile, _) => h.extend_from_slice(chain.wait(tile, sequence.index)),
         }
         if !job.last {
-            let (from, Composite { product, state: to }) = (&scratch.h, &mut scratch.tile);
-            // SAFETY: all rows have `width` elements; the caller vouches for the processor.
-            unsafe { sweep::<I, _>(width, &mut CarryOver { from, product, to }) };
-            chain.publish(job.tile + 1, sequence.index, &scratch.tile.state);
+            carry_over(h, tile);
+            chain.publish(job.tile + 1, sequence.index, &tile.state);
         }
-
-        let h = &mut scratch.h;
-        for steps in chunks(job.steps.clone(), scan.plan.chunk_len) {
+        for steps in chunks(&job.steps, scan.plan.chunk_len) {
             if let Some(saved) = scan.saved {
-                let at = scan.plan.chunk(sequence, steps.start) * scan.channels + job.columns.start;
+                let at = scan.plan.chunk(sequence, steps.start) * scan.channels + columns.start;
                 // SAFETY: no other job has this chunk of these columns.
                 copy(h, unsafe { saved.row(at, width) });
             }
-            let wanted_later = steps.end < job.steps.end || (job.last && scan.last.is_some());
-            match scan.y {
-                Some(y) => {
-                    let ahead = prefetch_distance::<O>(sequence, scan.channels);
-                    for t in steps.map(|step| sequence.time(step)) {
-                        let at = (sequence.batch * scan.len + t) * scan.channels + job.columns.start;
-                        // SAFETY: no other job has this time of these columns.
-                        let y = unsafe { y.row(at, width) };
-                        let (x, a, b, c) = (x.get(t), a.get(t), b.get(t), c.get(t));
-                        // SAFETY: all rows have `width` elements; the caller vouches for the processor.
-                        unsafe { sweep::<I, _>(width, &mut Step { x, a, b, c, h, y, ahead }) };
+            let state_wanted = steps.end < job.steps.end || (job.last && scan.last.is_some());
+            if scan.y.is_none() && !state_wanted {
+                continue;
+            }
+            let times = sequence.times(&steps);
+            let advance = Advance::<T> {
+                x: scan.x.block(batch, &times, columns, x_rows),
+                a: scan.a.block(batch, &times, columns, a_rows),
+                b: scan.b.block(batch, &times, columns, b_rows),
+                h: h.as_mut_ptr(),
+            };
+            // SAFETY: all blocks are of these times and columns, which no other job writes; the caller vouches for the
+            // processor.
+            unsafe {
+                match scan.y {
+                    None => sweep::<I, _>(&advance, times.len(), width),
+                    Some(y) => {
+                        let c = scan.c.block(batch, &times, columns, c_rows);
+                        let y = y.block(batch * scan.len * scan.channels, scan.channels, &times, columns);
+                        sweep::<I, _>(&Output { advance, c, y }, times.len(), width);
                     }
                 }
-                None if wanted_later => {
-                    for t in steps.map(|step| sequence.time(step)) {
-                        let (x, a, b) = (x.get(t), a.get(t), b.get(t));
-                        // SAFETY: all rows have `width` elements; the caller vouches for the processor.
-                        unsafe { sweep::<I, _>(width, &mut StateStep { x, a, b, h }) };
-                    }
-                }
-                None => {}
             }
         }
         if let (true, Some(last)) = (job.last, scan.last) {
             // SAFETY: no other job ends this sequence in these columns.
-            copy(h, unsafe { last.row(sequence.index * scan.channels + job.columns.start, width) });
+            copy(h, unsafe { last.row(state, width) });
         }
     }
 }
@@ -133,102 +134,120 @@ pub(crate) fn copy<A: Copy>(from: &[A], to: &mut [MaybeUninit<A>]) {
     }
 }
 
-/// How many elements ahead of the row that is written lies the one to fetch: whole rows, of a page or more.
-pub(crate) fn prefetch_distance<O>(sequence: &Sequence, channels: usize) -> isize {
-    let row = channels.max(1);
-    let distance = (row * (PAGE / size_of::<O>()).div_ceil(row)) as isize;
-    match sequence.reverse {
-        false => distance,
-        true => -distance,
+/// `h = a h + b x`.
+struct Advance<'a, T: Element> {
+    x: Block<'a, T>,
+    a: Block<'a, T>,
+    b: Block<'a, T>,
+    h: *mut T::Acc,
+}
+
+impl<T: Element> Recurrence for Advance<'_, T> {
+    type Acc = T::Acc;
+    type Carry<V: Copy> = V;
+
+    #[inline(always)]
+    unsafe fn load<I: Isa>(&self, at: usize) -> I::V<T::Acc> {
+        // SAFETY: within the row, says the caller.
+        unsafe { I::read(self.h.add(at)) }
+    }
+
+    #[inline(always)]
+    unsafe fn row<I: Isa>(&self, row: isize, at: usize, h: I::V<T::Acc>) -> I::V<T::Acc> {
+        // SAFETY: within the blocks, says the caller.
+        unsafe {
+            let input = I::read(self.b.at(row, at)).mul(I::read(self.x.at(row, at)));
+            I::read(self.a.at(row, at)).mul(h).add(input).flush()
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store<I: Isa>(&self, at: usize, h: I::V<T::Acc>) {
+        // SAFETY: within the row, says the caller.
+        unsafe { I::write(h, self.h.add(at)) }
     }
 }
 
-const PAGE: usize = 4096;
-
-/// `h = a h + b x`, `y = c h`.
-struct Step<'a, T: Element, O> {
-    x: &'a [T],
-    a: &'a [T],
-    b: &'a [T],
-    c: &'a [T],
-    h: &'a mut [T::Acc],
-    y: &'a mut [MaybeUninit<O>],
-    ahead: isize,
+/// `y = c h` of the advanced state.
+struct Output<'a, T: Element, O> {
+    advance: Advance<'a, T>,
+    c: Block<'a, T>,
+    y: BlockMut<O>,
 }
 
-impl<T: Element, O: Element<Acc = T::Acc>> RowKernel for Step<'_, T, O> {
+impl<T: Element, O: Element<Acc = T::Acc>> Recurrence for Output<'_, T, O> {
     type Acc = T::Acc;
+    type Carry<V: Copy> = V;
 
     #[inline(always)]
-    unsafe fn lanes<I: Isa>(&mut self, at: usize) {
-        // SAFETY: the caller keeps `at` within the rows.
+    unsafe fn load<I: Isa>(&self, at: usize) -> I::V<T::Acc> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.advance.load::<I>(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn row<I: Isa>(&self, row: isize, at: usize, h: I::V<T::Acc>) -> I::V<T::Acc> {
+        // SAFETY: within the blocks, says the caller.
         unsafe {
-            let h = next_state::<I, T>(self.x, self.a, self.b, self.h, at);
-            let y = self.y.as_mut_ptr().add(at);
             if at.is_multiple_of(LINE / size_of::<O>()) {
-                I::prefetch_for_write(y.wrapping_offset(self.ahead));
+                I::prefetch_for_write(self.y.ahead(row, at));
             }
-            I::write(I::read(self.c.as_ptr().add(at)).mul(h), y.cast::<O>());
+            let h = self.advance.row::<I>(row, at, h);
+            I::write(I::read(self.c.at(row, at)).mul(h), self.y.at(row, at));
+            h
         }
+    }
+
+    #[inline(always)]
+    unsafe fn store<I: Isa>(&self, at: usize, h: I::V<T::Acc>) {
+        // SAFETY: passed on to the caller.
+        unsafe { self.advance.store::<I>(at, h) }
     }
 }
 
 /// Bytes of a cache line.
-pub(crate) const LINE: usize = 64;
+const LINE: usize = 64;
 
-/// `h = a h + b x`.
-struct StateStep<'a, T: Element> {
-    x: &'a [T],
-    a: &'a [T],
-    b: &'a [T],
-    h: &'a mut [T::Acc],
+/// A step more in a composite: `A = a A`, `H = a H + b x`.
+struct Compose<'a, T: Element> {
+    x: Block<'a, T>,
+    a: Block<'a, T>,
+    b: Block<'a, T>,
+    product: *mut T::Acc,
+    state: *mut T::Acc,
 }
 
-impl<T: Element> RowKernel for StateStep<'_, T> {
+impl<T: Element> Recurrence for Compose<'_, T> {
     type Acc = T::Acc;
+    type Carry<V: Copy> = (V, V);
 
     #[inline(always)]
-    unsafe fn lanes<I: Isa>(&mut self, at: usize) {
-        // SAFETY: the caller keeps `at` within the rows.
-        unsafe { next_state::<I, T>(self.x, self.a, self.b, self.h, at) };
+    unsafe fn load<I: Isa>(&self, at: usize) -> (I::V<T::Acc>, I::V<T::Acc>) {
+        // SAFETY: within the rows, says the caller.
+        unsafe { (I::read(self.product.add(at)), I::read(self.state.add(at))) }
     }
-}
-
-/// Advances some channels of the state by one step.
-///
-/// # Safety
-/// `at .. at + LEN` must lie within the rows, and the processor must have the instruction set.
-#[inline(always)]
-unsafe fn next_state<I: Isa, T: Element>(x: &[T], a: &[T], b: &[T], h: &mut [T::Acc], at: usize) -> I::V<T::Acc> {
-    // SAFETY: the caller keeps `at` within the rows.
-    unsafe {
-        let (x, a, b) = (I::read(x.as_ptr().add(at)), I::read(a.as_ptr().add(at)), I::read(b.as_ptr().add(at)));
-        let to = h.as_mut_ptr().add(at);
-        let h = a.mul(I::read(to)).add(b.mul(x)).flush();
-        I::write(h, to);
-        h
-    }
-}
-
-/// One step more in a composite: `A = a A`, `H = a H + b x`.
-struct ComposeStep<'a, T: Element> {
-    x: &'a [T],
-    a: &'a [T],
-    b: &'a [T],
-    product: &'a mut [T::Acc],
-    state: &'a mut [T::Acc],
-}
-
-impl<T: Element> RowKernel for ComposeStep<'_, T> {
-    type Acc = T::Acc;
 
     #[inline(always)]
-    unsafe fn lanes<I: Isa>(&mut self, at: usize) {
-        // SAFETY: the caller keeps `at` within the rows.
+    unsafe fn row<I: Isa>(
+        &self,
+        row: isize,
+        at: usize,
+        (product, h): (I::V<T::Acc>, I::V<T::Acc>),
+    ) -> (I::V<T::Acc>, I::V<T::Acc>) {
+        // SAFETY: within the blocks, says the caller.
         unsafe {
-            next_state::<I, T>(self.x, self.a, self.b, self.state, at);
-            let product = self.product.as_mut_ptr().add(at);
-            I::write(compose(I::read(product), I::read(self.a.as_ptr().add(at))), product);
+            let input = I::read(self.b.at(row, at)).mul(I::read(self.x.at(row, at)));
+            let a = I::read(self.a.at(row, at));
+            (compose(product, a), a.mul(h).add(input).flush())
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store<I: Isa>(&self, at: usize, (product, h): (I::V<T::Acc>, I::V<T::Acc>)) {
+        // SAFETY: within the rows, says the caller.
+        unsafe {
+            I::write(product, self.product.add(at));
+            I::write(h, self.state.add(at));
         }
     }
 }

@@ -7,14 +7,13 @@
 
 use std::ops::Range;
 
+use super::view::Run;
 use crate::problem::{Problem, Sequences};
 
 /// Elements of a tile or chunk: what a core reads in one go and finds in its second-level cache the next time.
 const TILE: usize = 1 << 15;
-/// Up to this width a row is too short for more than one core.
-const NARROW: usize = 256;
-/// Time is tiled from this many tiles on.
-const TILES: usize = 4;
+/// Time is tiled in sequences of at least so many steps and elements, and at most so many channels.
+const TILED: (usize, usize, usize) = (1 << 13, 1 << 20, 1 << 10);
 /// Narrower groups of columns lose more to memory than another core gains.
 const GROUP: usize = 128;
 
@@ -25,19 +24,19 @@ pub(crate) struct Sequence {
     pub batch: usize,
     start: usize,
     len: usize,
-    pub reverse: bool,
+    reverse: bool,
     /// The index of its first saved state.
     first_chunk: usize,
 }
 
 impl Sequence {
-    /// The time of a step.
-    #[inline(always)]
-    pub fn time(&self, step: usize) -> usize {
-        match self.reverse {
-            false => self.start + step,
-            true => self.start + self.len - 1 - step,
-        }
+    /// The times of some steps, in their order.
+    pub fn times(&self, steps: &Range<usize>) -> Run {
+        let (start, end) = match self.reverse {
+            false => (self.start + steps.start, self.start + steps.end),
+            true => (self.start + self.len - steps.end, self.start + self.len - steps.start),
+        };
+        Run { start, end, reverse: self.reverse }
     }
 }
 
@@ -67,18 +66,25 @@ pub(crate) struct Plan {
     pub threads: usize,
 }
 
-/// Steps of a tile, where a sequence of this width is tiled.
-fn tile_len(channels: usize) -> Option<usize> {
-    (channels <= NARROW).then(|| (TILE / channels.max(1)).next_power_of_two())
+/// Steps of a tile.
+fn tile_len(channels: usize) -> usize {
+    (TILE / channels.max(1)).next_power_of_two()
 }
 
-/// Steps between saved states: a part of a tile where time is tiled.
+/// Whether time is tiled in a sequence of this shape.
+fn is_tiled(len: usize, channels: usize) -> bool {
+    let (steps, elements, most_channels) = TILED;
+    len >= steps && len * channels >= elements && channels <= most_channels
+}
+
+/// Steps between saved states: a part of a tile where there are such.
 fn chunk_len(p: &Problem) -> usize {
-    let wanted = p.chunk_len.unwrap_or((TILE / p.channels.max(1)).max(16));
-    match tile_len(p.channels) {
-        Some(tile) if wanted >= tile => tile,
-        Some(_) => 1 << wanted.ilog2(),
-        None => wanted,
+    let tile = tile_len(p.channels);
+    match p.chunk_len {
+        None if p.channels <= TILED.2 => tile,
+        None => (TILE / p.channels).max(16),
+        Some(steps) if p.channels > TILED.2 => steps,
+        Some(steps) => tile.min(1 << steps.ilog2()),
     }
 }
 
@@ -118,8 +124,8 @@ impl Plan {
 /// The jobs of a sequence: its groups of columns, or its tiles of time where it is narrow and long.
 fn jobs_of(sequence: &Sequence, channels: usize, groups: &[Range<usize>]) -> Vec<Job> {
     let (index, len) = (sequence.index, sequence.len);
-    match tile_len(channels).filter(|tile| len >= TILES * tile) {
-        None => {
+    match is_tiled(len, channels) {
+        false => {
             let job = |columns: &Range<usize>| Job {
                 sequence: index,
                 columns: columns.clone(),
@@ -129,7 +135,8 @@ fn jobs_of(sequence: &Sequence, channels: usize, groups: &[Range<usize>]) -> Vec
             };
             groups.iter().map(job).collect()
         }
-        Some(tile_len) => {
+        true => {
+            let tile_len = tile_len(channels);
             let tiles = len.div_ceil(tile_len);
             let job = |tile: usize| {
                 let steps = tile * tile_len..len.min((tile + 1) * tile_len);

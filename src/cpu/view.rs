@@ -1,5 +1,6 @@
 //! Rows of tensors, read in place.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use candle_core::{bail, Layout, Result, Storage, StorageRef, Tensor};
@@ -57,47 +58,82 @@ impl<'a, T: Element> View<'a, T> {
         Self { data: std::slice::from_ref(value), start: 0, batch: 0, time: 0, broadcast: true }
     }
 
-    /// Some columns of one batch element.
-    pub fn rows(&self, batch: usize, columns: Range<usize>) -> Rows<'a, T> {
-        let start = self.start + batch * self.batch;
-        let (start, repeated) = match self.broadcast {
-            true => (start, Some(Repeated { at: None, row: Vec::with_capacity(columns.len()) })),
-            false => (start + columns.start, None),
+    /// Some columns of a run of times of one batch element, in place; `scratch` takes what is not adjacent there.
+    ///
+    /// Row `i` of the block is that of time `times.start + i`, or counted from the end where the run is `reverse`.
+    pub fn block<'s>(&self, batch: usize, times: &Run, columns: &Range<usize>, scratch: &'s mut Vec<T>) -> Block<'s, T>
+    where
+        'a: 's,
+    {
+        let at = |time: usize| self.start + batch * self.batch + time * self.time;
+        let (rows, width) = (times.len(), columns.len());
+        if self.broadcast {
+            let rows = if self.time == 0 { rows.min(1) } else { rows };
+            scratch.clear();
+            for row in 0..rows {
+                scratch.resize((row + 1) * width, self.data[at(times.time(row))]);
+            }
+            let stride = if self.time == 0 { 0 } else { width as isize };
+            return Block { first: scratch.as_ptr(), stride, shared: PhantomData };
+        }
+        let span = if rows == 0 { 0..0 } else { at(times.start) + columns.start..at(times.end - 1) + columns.end };
+        let elements = &self.data[span];
+        let (first, stride) = match times.reverse {
+            false => (0, self.time as isize),
+            true => (elements.len() - width.min(elements.len()), -(self.time as isize)),
         };
-        Rows { data: self.data, start, time: self.time, width: columns.len(), repeated }
+        Block { first: elements[first..].as_ptr(), stride, shared: PhantomData }
     }
 }
 
-/// The rows of some columns of one batch element.
-pub(crate) struct Rows<'a, T> {
-    data: &'a [T],
-    start: usize,
-    time: usize,
-    width: usize,
-    repeated: Option<Repeated<T>>,
+/// A run of times, forward or backward.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    pub start: usize,
+    pub end: usize,
+    pub reverse: bool,
 }
 
-/// A row that repeats the element `at`.
-struct Repeated<T> {
-    at: Option<usize>,
-    row: Vec<T>,
-}
+impl Run {
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
 
-impl<T: Element> Rows<'_, T> {
-    /// The row at time `t`.
-    #[inline(always)]
-    pub fn get(&mut self, t: usize) -> &[T] {
-        let at = self.start + t * self.time;
-        match &mut self.repeated {
-            None => &self.data[at..at + self.width],
-            Some(repeated) => {
-                if repeated.at != Some(at) {
-                    repeated.at = Some(at);
-                    repeated.row.clear();
-                    repeated.row.resize(self.width, self.data[at]);
-                }
-                &repeated.row
-            }
+    fn time(&self, row: usize) -> usize {
+        match self.reverse {
+            false => self.start + row,
+            true => self.end - 1 - row,
         }
+    }
+
+    /// The same times in the other order.
+    pub fn backward(&self) -> Self {
+        Self { reverse: !self.reverse, ..self.clone() }
+    }
+}
+
+/// Rows of elements at a constant distance from one another.
+#[derive(Clone, Copy)]
+pub(crate) struct Block<'a, T> {
+    first: *const T,
+    stride: isize,
+    shared: PhantomData<&'a [T]>,
+}
+
+impl<'a, T> Block<'a, T> {
+    /// Adjacent rows from the last one to the first.
+    pub fn backward(elements: &'a [T], width: usize) -> Self {
+        let last = elements.len() - width.min(elements.len());
+        Self { first: elements[last..].as_ptr(), stride: -(width as isize), shared: PhantomData }
+    }
+
+    /// Where a channel of a row is.
+    ///
+    /// # Safety
+    /// The row and the channel must lie within the block.
+    #[inline(always)]
+    pub unsafe fn at(&self, row: isize, channel: usize) -> *const T {
+        // SAFETY: within the elements that the block was made of, says the caller.
+        unsafe { self.first.offset(row * self.stride).add(channel) }
     }
 }

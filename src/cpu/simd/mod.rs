@@ -76,34 +76,91 @@ pub(crate) trait Isa {
     fn prefetch_for_write<E>(at: *const E);
 }
 
-/// A computation on all elements of some rows of equal length, at one group of lanes after another.
-pub(crate) trait RowKernel {
+/// A recurrence over the rows of a block, on `LEN` channels at a time.
+pub(crate) trait Recurrence {
     type Acc: Accumulator;
+    /// What a row hands to the next one.
+    type Carry<V: Copy>: Copy;
 
-    /// Computes the elements `at .. at + LEN`.
+    /// The carry into the first row, of the channels `at .. at + LEN`.
     ///
     /// # Safety
-    /// They must lie within the rows, and the processor must have the instruction set.
-    unsafe fn lanes<I: Isa>(&mut self, at: usize);
+    /// The channels must lie within the rows, and the processor must have the instruction set.
+    unsafe fn load<I: Isa>(&self, at: usize) -> Self::Carry<I::V<Self::Acc>>;
+
+    /// Computes a row.
+    ///
+    /// # Safety
+    /// As for [`load`](Self::load), and the row must lie within the block.
+    unsafe fn row<I: Isa>(
+        &self,
+        row: isize,
+        at: usize,
+        carry: Self::Carry<I::V<Self::Acc>>,
+    ) -> Self::Carry<I::V<Self::Acc>>;
+
+    /// Puts the carry out of the last row where [`load`](Self::load) found it.
+    ///
+    /// # Safety
+    /// As for [`load`](Self::load).
+    unsafe fn store<I: Isa>(&self, at: usize, carry: Self::Carry<I::V<Self::Acc>>);
 }
 
-/// Runs a kernel on elements `0 .. len`.
+/// Runs a recurrence over `rows` rows of `width` channels.
+///
+/// Wide rows are taken one after another, which is the order that memory likes. The carry of a few vectors stays in
+/// registers all the way.
 ///
 /// # Safety
-/// The kernel's rows must have at least `len` elements, and the processor must have the instruction set.
+/// The recurrence must have rows and channels as many, and the processor must have the instruction set.
 #[inline(always)]
-pub(crate) unsafe fn sweep<I: Isa, K: RowKernel>(len: usize, kernel: &mut K) {
+pub(crate) unsafe fn sweep<I: Isa, K: Recurrence>(kernel: &K, rows: usize, width: usize) {
     let lanes = <I::V<K::Acc>>::LEN;
-    let mut at = 0;
-    while at + lanes <= len {
-        // SAFETY: at + LEN <= len; the caller vouches for the rest.
-        unsafe { kernel.lanes::<I>(at) };
-        at += lanes;
+    let vectors = width / lanes;
+    // SAFETY: channels below `vectors * lanes` or `width`, rows below `rows`; the scalar set is on every processor.
+    unsafe {
+        match vectors {
+            0 => {}
+            1 => sweep_columns::<I, K, 1>(kernel, rows, 0),
+            2 => sweep_columns::<I, K, 2>(kernel, rows, 0),
+
+            _ => {
+                for row in 0..rows as isize {
+                    for vector in 0..vectors {
+                        let at = vector * lanes;
+                        kernel.store::<I>(at, kernel.row::<I>(row, at, kernel.load::<I>(at)));
+                    }
+                }
+            }
+        }
+        for at in vectors * lanes..width {
+            sweep_columns::<Scalar, K, 1>(kernel, rows, at);
+        }
     }
-    while at < len {
-        // SAFETY: at < len; the scalar set is on every processor.
-        unsafe { kernel.lanes::<Scalar>(at) };
-        at += 1;
+}
+
+/// Runs a recurrence over the `N` vectors of channels from `at` on.
+///
+/// # Safety
+/// As for [`sweep`].
+#[inline(always)]
+unsafe fn sweep_columns<I: Isa, K: Recurrence, const N: usize>(kernel: &K, rows: usize, at: usize) {
+    let lanes = <I::V<K::Acc>>::LEN;
+    // SAFETY: passed on to the caller.
+    unsafe {
+        // no closures here: they are compiled without the instruction set where they are not inlined
+        let mut carries = [kernel.load::<I>(at); N];
+        for (i, carry) in carries.iter_mut().enumerate() {
+            *carry = kernel.load::<I>(at + i * lanes);
+        }
+        for row in 0..rows as isize {
+            for (i, carry) in carries.iter_mut().enumerate() {
+                *carry = kernel.row::<I>(row, at + i * lanes, *carry);
+            }
+        }
+        for (i, carry) in carries.into_iter().enumerate() {
+            kernel.store::<I>(at + i * lanes, carry);
+        }
     }
 }
 
@@ -136,7 +193,7 @@ macro_rules! accumulators {
         }
     )*};
 }
-accumulators!(f32: F32x8, f64: F64x4);
+accumulators!(f32: F32x16, f64: F64x8);
 
 macro_rules! elements {
     ($($element:ty: $acc:ty, $widen:expr, $narrow:expr, $read:ident, $write:ident;)*) => {$(

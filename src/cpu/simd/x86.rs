@@ -45,10 +45,12 @@ impl Isa for Avx2 {
 }
 
 macro_rules! lanes {
-    ($name:ident, $acc:ident, $vector:ident, $len:literal,
+    ($name:ident, $acc:ident, $vector:ident, $len:literal, $load:ident, $store:ident, $read:ident, $write:ident,
      $set1:ident, $add:ident, $mul:ident, $and:ident, $andnot:ident, $cmp:ident) => {
+        /// Two registers, together a cache line: rows that lie at the same place in their pages share one set of the
+        /// first-level cache, and a line that is not used up at once is gone before its second half is.
         #[derive(Clone, Copy)]
-        pub(crate) struct $name($vector);
+        pub(crate) struct $name([$vector; 2]);
 
         // SAFETY of every block: `Isa`'s callers vouch for the processor, and only its functions make these vectors.
         impl Lanes<$acc> for $name {
@@ -56,39 +58,71 @@ macro_rules! lanes {
 
             #[inline(always)]
             fn add(self, other: Self) -> Self {
+                let ([v0, v1], [w0, w1]) = (self.0, other.0);
                 // SAFETY: see above.
-                Self(unsafe { $add(self.0, other.0) })
+                unsafe { Self([$add(v0, w0), $add(v1, w1)]) }
             }
 
             #[inline(always)]
             fn mul(self, other: Self) -> Self {
+                let ([v0, v1], [w0, w1]) = (self.0, other.0);
                 // SAFETY: see above.
-                Self(unsafe { $mul(self.0, other.0) })
+                unsafe { Self([$mul(v0, w0), $mul(v1, w1)]) }
             }
 
             #[inline(always)]
             fn flush(self) -> Self {
+                let [v0, v1] = self.0;
                 // SAFETY: see above.
                 unsafe {
-                    let magnitude = $andnot($set1(-0.), self.0);
+                    let (sign, least) = ($set1(-0.), $set1($acc::MIN_POSITIVE));
                     // "not less than" keeps NaN
-                    Self($and(self.0, $cmp::<_CMP_NLT_UQ>(magnitude, $set1($acc::MIN_POSITIVE))))
+                    let large0 = $cmp::<_CMP_NLT_UQ>($andnot(sign, v0), least);
+                    let large1 = $cmp::<_CMP_NLT_UQ>($andnot(sign, v1), least);
+                    Self([$and(v0, large0), $and(v1, large1)])
                 }
             }
 
             #[inline(always)]
             fn keep_zero(self, value: Self) -> Self {
+                let ([v0, v1], [w0, w1]) = (self.0, value.0);
                 // SAFETY: see above.
-                unsafe { Self($and(value.0, $cmp::<_CMP_NEQ_UQ>(self.0, $set1(0.)))) }
+                unsafe {
+                    let zero = $set1(0.);
+                    Self([$and(w0, $cmp::<_CMP_NEQ_UQ>(v0, zero)), $and(w1, $cmp::<_CMP_NEQ_UQ>(v1, zero))])
+                }
+            }
+        }
+
+        /// # Safety
+        /// As for [`Element::read_avx2`].
+        #[inline(always)]
+        pub(super) unsafe fn $read(from: *const $acc) -> $name {
+            // SAFETY: valid for reads of `LEN` elements, says the caller; no alignment is needed.
+            unsafe { $name([$load(from), $load(from.add($len / 2))]) }
+        }
+
+        /// # Safety
+        /// As for [`Element::write_avx2`].
+        #[inline(always)]
+        pub(super) unsafe fn $write(value: $name, to: *mut $acc) {
+            // SAFETY: valid for writes of `LEN` elements, says the caller; no alignment is needed.
+            unsafe {
+                $store(to, value.0[0]);
+                $store(to.add($len / 2), value.0[1]);
             }
         }
     };
 }
 lanes!(
-    F32x8,
+    F32x16,
     f32,
     __m256,
-    8,
+    16,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    read_f32,
+    write_f32,
     _mm256_set1_ps,
     _mm256_add_ps,
     _mm256_mul_ps,
@@ -97,10 +131,14 @@ lanes!(
     _mm256_cmp_ps
 );
 lanes!(
-    F64x4,
+    F64x8,
     f64,
     __m256d,
-    4,
+    8,
+    _mm256_loadu_pd,
+    _mm256_storeu_pd,
+    read_f64,
+    write_f64,
     _mm256_set1_pd,
     _mm256_add_pd,
     _mm256_mul_pd,
@@ -109,68 +147,71 @@ lanes!(
     _mm256_cmp_pd
 );
 
-// SAFETY of the functions below: valid for reads or writes of a vector's worth of elements, on a processor with AVX2
-// and F16C, as `Element` demands; none of them needs alignment.
-
+/// # Safety
+/// As for [`Element::read_avx2`].
 #[inline(always)]
-pub(super) unsafe fn read_f32(from: *const f32) -> F32x8 {
-    // SAFETY: see above.
-    F32x8(unsafe { _mm256_loadu_ps(from) })
-}
-
-#[inline(always)]
-pub(super) unsafe fn write_f32(value: F32x8, to: *mut f32) {
-    // SAFETY: see above.
-    unsafe { _mm256_storeu_ps(to, value.0) }
-}
-
-#[inline(always)]
-pub(super) unsafe fn read_f64(from: *const f64) -> F64x4 {
-    // SAFETY: see above.
-    F64x4(unsafe { _mm256_loadu_pd(from) })
-}
-
-#[inline(always)]
-pub(super) unsafe fn write_f64(value: F64x4, to: *mut f64) {
-    // SAFETY: see above.
-    unsafe { _mm256_storeu_pd(to, value.0) }
-}
-
-#[inline(always)]
-pub(super) unsafe fn read_f16(from: *const f16) -> F32x8 {
-    // SAFETY: see above.
-    unsafe { F32x8(_mm256_cvtph_ps(_mm_loadu_si128(from.cast()))) }
-}
-
-#[inline(always)]
-pub(super) unsafe fn write_f16(value: F32x8, to: *mut f16) {
-    // SAFETY: see above.
-    unsafe { _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value.0)) }
-}
-
-#[inline(always)]
-pub(super) unsafe fn read_bf16(from: *const bf16) -> F32x8 {
-    // SAFETY: see above.
+pub(super) unsafe fn read_f16(from: *const f16) -> F32x16 {
+    // SAFETY: valid for reads of 16 elements, says the caller; no alignment is needed.
     unsafe {
-        let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
-        F32x8(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits)))
+        let from = from.cast::<__m128i>();
+        F32x16([_mm256_cvtph_ps(_mm_loadu_si128(from)), _mm256_cvtph_ps(_mm_loadu_si128(from.add(1)))])
     }
 }
 
+/// # Safety
+/// As for [`Element::write_avx2`].
 #[inline(always)]
-pub(super) unsafe fn write_bf16(value: F32x8, to: *mut bf16) {
-    // SAFETY: see above.
+pub(super) unsafe fn write_f16(value: F32x16, to: *mut f16) {
+    // SAFETY: valid for writes of 16 elements, says the caller; no alignment is needed.
     unsafe {
-        let bits = _mm256_castps_si256(value.0);
-        // the upper half, plus a carry out of the lower one where that is more than a half, or a half of an odd number
+        let [low, high] = value.0;
+        let to = to.cast::<__m128i>();
+        _mm_storeu_si128(to, _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(low));
+        _mm_storeu_si128(to.add(1), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(high));
+    }
+}
+
+/// # Safety
+/// As for [`Element::read_avx2`].
+#[inline(always)]
+pub(super) unsafe fn read_bf16(from: *const bf16) -> F32x16 {
+    // SAFETY: valid for reads of 16 elements, says the caller; no alignment is needed.
+    unsafe {
+        let from = from.cast::<__m128i>();
+        let (low, high) =
+            (_mm256_cvtepu16_epi32(_mm_loadu_si128(from)), _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(1))));
+        F32x16([_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))])
+    }
+}
+
+/// # Safety
+/// As for [`Element::write_avx2`].
+#[inline(always)]
+pub(super) unsafe fn write_bf16(value: F32x16, to: *mut bf16) {
+    let [low, high] = value.0;
+    // SAFETY: valid for writes of 16 elements, says the caller; no alignment is needed.
+    unsafe {
+        // packs within 128-bit halves: low 0..4, high 0..4, low 4..8, high 4..8
+        let packed = _mm256_packus_epi32(round_to_bf16(low), round_to_bf16(high));
+        _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
+    }
+}
+
+/// The bits of the nearest bf16s, ties to even.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[inline(always)]
+unsafe fn round_to_bf16(value: __m256) -> __m256i {
+    // SAFETY: the processor has AVX2, says the caller.
+    unsafe {
+        let bits = _mm256_castps_si256(value);
+        // a carry out of the lower half where that is more than a half, or a half of an odd number
         let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
         let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-        // a carry could turn a NaN into infinity
+        // which could turn a NaN into infinity
         let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
-        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(value.0, value.0));
-        let upper = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
-        // packs within 128-bit halves: the four quarters are wanted in the order 0, 2
-        let packed = _mm256_permute4x64_epi64::<0b00_00_10_00>(_mm256_packus_epi32(upper, upper));
-        _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
+        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(value, value));
+        _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
     }
 }
