@@ -1,0 +1,120 @@
+//! Sizes around every place where a kernel changes its way: vector widths, tiles of channels and time, chunks.
+
+mod common;
+
+use candle_core::{DType, Result};
+use common::{executors, Gate, Output, Spec, DTYPES};
+
+/// Around the vector widths and the groups of channels.
+const CHANNELS: [usize; 24] =
+    [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1023, 1024, 1025, 2047, 2048, 2049];
+
+/// Around the lengths of chunks and tiles.
+const LENGTHS: [usize; 21] = [0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257];
+
+fn check(spec: Spec) -> Result<()> {
+    let case = spec.draw()?;
+    assert!(case.is_exact(), "{:?}: the truth would be of other numbers", case.spec);
+    executors().iter().try_for_each(|executor| executor.check(&case))
+}
+
+/// Every combination that matters: both directions, with and without states, gates that remember and that forget.
+fn variants(dims: (usize, usize, usize), dtype: DType) -> [Spec; 2] {
+    let seed = (dims.0 + 3 * dims.1 + 7 * dims.2) as u64;
+    let plain = Spec { seed, ..Spec::new(dims, dtype) };
+    let full = Spec {
+        gate: if dims.1 % 2 == 0 { Gate::Stable } else { Gate::Resets },
+        output: Output::YAndLast,
+        h0: Some(dtype),
+        reverse: true,
+        ..plain.clone()
+    };
+    [plain, full]
+}
+
+#[test]
+fn channels() -> Result<()> {
+    for channels in CHANNELS {
+        for dtype in DTYPES {
+            let (batch, len) = if dtype == DType::F32 { (2, 33) } else { (1, 5) };
+            variants((batch, len, channels), dtype).into_iter().try_for_each(check)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn lengths() -> Result<()> {
+    for len in LENGTHS {
+        for channels in [1, 3, 8, 65] {
+            for dtype in DTYPES {
+                variants((3, len, channels), dtype).into_iter().try_for_each(check)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn chunks_of_wide_rows() -> Result<()> {
+    for len in [63, 64, 65, 511, 512, 513, 1000] {
+        for channels in [65, 257] {
+            variants((1, len, channels), DType::F32).into_iter().try_for_each(check)?;
+            variants((2, len, channels), DType::BF16).into_iter().try_for_each(check)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn few_batches_and_more_batches_than_cores() -> Result<()> {
+    for batch in [1, 2, 3, 4, 5, 8, 9, 17, 64] {
+        for (len, channels) in [(7, 3), (40, 17), (3, 130)] {
+            for dtype in DTYPES {
+                variants((batch, len, channels), dtype).into_iter().try_for_each(check)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn narrow_and_long() -> Result<()> {
+    for dims in [(1, 300_000, 1), (1, 70_000, 3), (2, 40_000, 2), (1, 16_385, 8), (1, 16_384, 16)] {
+        variants(dims, DType::F32).into_iter().try_for_each(check)?;
+    }
+    for dims in [(1, 40_000, 1), (2, 10_001, 3), (1, 4_097, 33)] {
+        for dtype in DTYPES {
+            variants(dims, dtype).into_iter().try_for_each(check)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn narrow_and_long_packed() -> Result<()> {
+    let offsets = vec![0, 1, 20_000, 20_000, 39_990, 40_000];
+    for dtype in DTYPES {
+        for channels in [1, 5] {
+            for spec in variants((1, 40_000, channels), dtype) {
+                check(Spec { offsets: Some(offsets.clone()), ..spec })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn many_short_packed_sequences() -> Result<()> {
+    // every length from 0 to 20, several times
+    let mut offsets = vec![0];
+    (0..100).for_each(|n| offsets.push(offsets[n] + (n * 13) % 21));
+    for dtype in DTYPES {
+        for channels in [1, 9, 64] {
+            for spec in variants((1, offsets[100], channels), dtype) {
+                check(Spec { offsets: Some(offsets.clone()), ..spec })?;
+            }
+        }
+    }
+    Ok(())
+}

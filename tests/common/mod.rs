@@ -1,0 +1,92 @@
+//! What the tests of the scan share.
+//!
+//! A [`Case`] is a problem in plain numbers. An [`Executor`] computes it, [`truth`] says in f64 what it should have
+//! computed, and [`judge`] compares the two. A test body that takes an executor runs on every device there is.
+
+#![allow(dead_code, unused_imports)] // every test file uses a part of it
+
+pub mod case;
+pub mod executor;
+pub mod judge;
+pub mod truth;
+pub mod view;
+
+use std::io::Write;
+use std::sync::OnceLock;
+
+use candle_core::{DType, Device, Result, Tensor};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+pub use case::{Case, Gate, Output, Spec};
+pub use executor::{executors, Autograd, Direct, Executor};
+pub use judge::judge;
+pub use view::View;
+
+pub const DTYPES: [DType; 4] = [DType::F32, DType::BF16, DType::F16, DType::F64];
+
+/// The CPU, and a CUDA device where there is one.
+///
+/// Without one it says so on standard error, past the capture of the test harness; with `QUICK_SSM_REQUIRE_CUDA=1` in
+/// the environment it fails instead.
+pub fn devices() -> &'static [Device] {
+    static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
+    DEVICES.get_or_init(|| match Device::new_cuda(0) {
+        Ok(cuda) => vec![Device::Cpu, cuda],
+        Err(error) => {
+            let required = std::env::var("QUICK_SSM_REQUIRE_CUDA").is_ok_and(|v| v == "1");
+            assert!(!required, "QUICK_SSM_REQUIRE_CUDA=1, but there is no CUDA device: {error}");
+            // a test binary without standard error has nobody to tell
+            let _ = writeln!(std::io::stderr(), "CUDA half skipped, no CUDA device: {error}");
+            vec![Device::Cpu]
+        }
+    })
+}
+
+pub fn rng(seed: u64) -> SmallRng {
+    SmallRng::seed_from_u64(seed)
+}
+
+/// `count` numbers between `low` and `high` that `dtype` represents exactly.
+pub fn uniform(rng: &mut SmallRng, count: usize, low: f64, high: f64, dtype: DType) -> Vec<f64> {
+    (0..count).map(|_| judge::round(dtype, rng.random_range(low..high))).collect()
+}
+
+/// A tensor of `values`, rounded to `dtype`.
+pub fn tensor(values: &[f64], dims: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+    // rounded on the CPU, so that every device gets the same values
+    Tensor::from_slice(values, dims, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+}
+
+/// A tensor of random numbers between `low` and `high`.
+pub fn random(seed: u64, dims: &[usize], low: f64, high: f64, dtype: DType, device: &Device) -> Result<Tensor> {
+    tensor(&uniform(&mut rng(seed), dims.iter().product(), low, high, dtype), dims, dtype, device)
+}
+
+/// `x, a, b, c` of one shape, with gates between -1 and 1.
+pub fn random_inputs(seed: u64, dims: (usize, usize, usize), dtype: DType, device: &Device) -> Result<[Tensor; 4]> {
+    let dims = [dims.0, dims.1, dims.2];
+    let t = |n: u64, limit: f64| random(seed * 4 + n, &dims, -limit, limit, dtype, device);
+    Ok([t(0, 1.5)?, t(1, 0.99)?, t(2, 1.5)?, t(3, 1.5)?])
+}
+
+/// The elements of a tensor in row-major order, exactly.
+pub fn values(t: &Tensor) -> Result<Vec<f64>> {
+    t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
+}
+
+/// The bits of the elements: unlike their values, these tell zeros of different sign and NaNs apart.
+///
+/// A conversion to f64 keeps the order and the sign of every narrower value, and a NaN a NaN.
+pub fn bits(t: &Tensor) -> Result<Vec<u64>> {
+    Ok(values(t)?.into_iter().map(f64::to_bits).collect())
+}
+
+/// Asserts that two tensors have the same dtype, shape and bits.
+#[track_caller]
+pub fn assert_same_bits(what: &str, got: &Tensor, want: &Tensor) -> Result<()> {
+    assert_eq!((got.dtype(), got.dims()), (want.dtype(), want.dims()), "{what}");
+    let differ = bits(got)?.into_iter().zip(bits(want)?).position(|(g, w)| g != w);
+    assert_eq!(differ, None, "{what}: the element at this index differs");
+    Ok(())
+}
