@@ -146,6 +146,7 @@ pub fn plot(path: &Path, report: &Report) -> Result<()> {
     chart
         .configure_mesh()
         .disable_y_mesh()
+        .max_light_lines(1)
         .y_labels(rows.len() + 1)
         .y_label_formatter(&label)
         .y_label_offset(12)
