@@ -29,7 +29,6 @@ impl Clock for WallClock {
 pub type Contender<'a> = Box<dyn FnMut(usize) -> Result<()> + 'a>;
 
 /// The times of a contender over all rounds, in seconds and in order of size.
-#[derive(Debug, Clone)]
 pub struct Times(Vec<f64>);
 
 impl Times {

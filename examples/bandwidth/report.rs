@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use anyhow::Result;
+use candle_core::DType;
 use plotters::prelude::*;
 use serde::Serialize;
 
+use crate::data::Pass;
 use crate::measure::Times;
 
 /// One pass over one shape.
@@ -36,6 +38,8 @@ pub struct Row {
     /// Time on a decaying state over that on random data.
     pub decaying: f64,
     pub decaying_min: f64,
+    /// What candle's autograd did around it, which the times do not contain.
+    pub around_ms: f64,
 }
 
 /// The times of one pass.
@@ -44,38 +48,38 @@ pub struct PassTimes {
     pub yardstick: Times,
     pub candle: Times,
     pub decaying: Times,
+    /// What candle's autograd does around the scan, if it is part of the times of the scan.
+    pub around: Option<Times>,
 }
 
 impl Row {
-    pub fn new(
-        dtype: candle_core::DType,
-        shape: [usize; 3],
-        (pass, tensors): (&'static str, usize),
-        yardstick: &'static str,
-        times: &PassTimes,
-    ) -> Self {
-        let bytes = (shape.iter().product::<usize>() * dtype.size_in_bytes() * tensors) as f64;
+    pub fn new(dtype: DType, shape: [usize; 3], pass: Pass, yardstick: &'static str, times: &PassTimes) -> Self {
+        let PassTimes { scan, yardstick: plain, candle, decaying, around } = times;
+        let bytes = (shape.iter().product::<usize>() * dtype.size_in_bytes() * pass.tensors()) as f64;
         // `&x * &a` moves three tensors
-        let scale = tensors as f64 / 3.;
-        let ratio = |stat: fn(&Times) -> f64, other: &Times| stat(&times.scan) / stat(other);
+        let scale = pass.tensors() as f64 / 3.;
+        let around = |stat: fn(&Times) -> f64| around.as_ref().map_or(0., stat);
+        let own = |stat: fn(&Times) -> f64, times: &Times| stat(times) - around(stat);
+        let ratio = |stat: fn(&Times) -> f64, other: &Times| own(stat, scan) / stat(other);
         Self {
             dtype: dtype.as_str(),
             shape,
-            pass,
-            tensors,
-            ms: times.scan.median() * 1e3,
-            ms_min: times.scan.min() * 1e3,
-            noise: times.scan.noise().max(times.yardstick.noise()),
-            gb_per_s: bytes / times.scan.median() / 1e9,
+            pass: pass.name(),
+            tensors: pass.tensors(),
+            ms: own(Times::median, scan) * 1e3,
+            ms_min: own(Times::min, scan) * 1e3,
+            noise: scan.noise().max(plain.noise()),
+            gb_per_s: bytes / own(Times::median, scan) / 1e9,
             yardstick,
-            yardstick_ms: times.yardstick.median() * 1e3,
-            yardstick_gb_per_s: bytes / times.yardstick.median() / 1e9,
-            vs_yardstick: ratio(Times::median, &times.yardstick),
-            vs_yardstick_min: ratio(Times::min, &times.yardstick),
-            vs_candle: ratio(Times::median, &times.candle) / scale,
-            vs_candle_min: ratio(Times::min, &times.candle) / scale,
-            decaying: 1. / ratio(Times::median, &times.decaying),
-            decaying_min: 1. / ratio(Times::min, &times.decaying),
+            yardstick_ms: plain.median() * 1e3,
+            yardstick_gb_per_s: bytes / plain.median() / 1e9,
+            vs_yardstick: ratio(Times::median, plain),
+            vs_yardstick_min: ratio(Times::min, plain),
+            vs_candle: ratio(Times::median, candle) / scale,
+            vs_candle_min: ratio(Times::min, candle) / scale,
+            decaying: own(Times::median, decaying) / own(Times::median, scan),
+            decaying_min: own(Times::min, decaying) / own(Times::min, scan),
+            around_ms: around(Times::median) * 1e3,
         }
     }
 
@@ -146,13 +150,18 @@ pub fn plot(path: &Path, report: &Report) -> Result<()> {
     chart
         .configure_mesh()
         .disable_y_mesh()
+        .max_light_lines(1)
         .y_labels(rows.len() + 1)
         .y_label_formatter(&label)
         .y_label_offset(12)
         .draw()?;
     for (i, row) in rows.iter().enumerate() {
         let (top, bottom) = (i as f64 + 0.2, i as f64 + 0.8);
-        let colour = if row.pass == "forward" { RGBColor(31, 119, 180) } else { RGBColor(44, 160, 44) };
+        let colour = match row.pass {
+            "forward" => RGBColor(31, 119, 180),
+            "gradients" => RGBColor(44, 160, 44),
+            _ => RGBColor(255, 127, 14),
+        };
         chart.draw_series([Rectangle::new([(0., top), (row.gb_per_s, bottom)], colour.filled())])?;
         let x = row.yardstick_gb_per_s;
         chart.draw_series([PathElement::new(vec![(x, top - 0.1), (x, bottom + 0.1)], BLACK.stroke_width(2))])?;

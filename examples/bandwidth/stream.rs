@@ -51,10 +51,20 @@ pub fn stream9<T: Element>(ins: [&[T]; 5]) -> [Vec<T>; 4] {
 }
 
 /// `(x a + b) c` in the arithmetic of `F`.
+///
+/// A parameter for each slice, here and in `four`: only so does the compiler know that they do not overlap.
 #[inline(always)]
-fn one<T: Copy, F: Float>(out: &mut [MaybeUninit<T>], ins: [&[T]; 4], load: impl Fn(T) -> F, store: impl Fn(F) -> T) {
+fn one<T: Copy, F: Float>(
+    out: &mut [MaybeUninit<T>],
+    x: &[T],
+    a: &[T],
+    b: &[T],
+    c: &[T],
+    load: impl Fn(T) -> F,
+    store: impl Fn(F) -> T,
+) {
     let n = out.len();
-    let [x, a, b, c] = ins.map(|s| &s[..n]);
+    let (x, a, b, c) = (&x[..n], &a[..n], &b[..n], &c[..n]);
     for i in 0..n {
         out[i].write(store((load(x[i]) * load(a[i]) + load(b[i])) * load(c[i])));
     }
@@ -62,15 +72,23 @@ fn one<T: Copy, F: Float>(out: &mut [MaybeUninit<T>], ins: [&[T]; 4], load: impl
 
 /// `g x`, `g a`, `g b` and `g c` in the arithmetic of `F`.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn four<T: Copy, F: Float>(
-    outs: [&mut [MaybeUninit<T>]; 4],
-    ins: [&[T]; 5],
+    o0: &mut [MaybeUninit<T>],
+    o1: &mut [MaybeUninit<T>],
+    o2: &mut [MaybeUninit<T>],
+    o3: &mut [MaybeUninit<T>],
+    g: &[T],
+    x: &[T],
+    a: &[T],
+    b: &[T],
+    c: &[T],
     load: impl Fn(T) -> F,
     store: impl Fn(F) -> T,
 ) {
-    let n = outs[0].len();
-    let [o0, o1, o2, o3] = outs.map(|s| &mut s[..n]);
-    let [g, x, a, b, c] = ins.map(|s| &s[..n]);
+    let n = g.len();
+    let (o0, o1, o2, o3) = (&mut o0[..n], &mut o1[..n], &mut o2[..n], &mut o3[..n]);
+    let (x, a, b, c) = (&x[..n], &a[..n], &b[..n], &c[..n]);
     for i in 0..n {
         let g = load(g[i]);
         o0[i].write(store(g * load(x[i])));
@@ -85,41 +103,56 @@ trait Float: Copy + std::ops::Mul<Output = Self> + std::ops::Add<Output = Self> 
 impl Float for f32 {}
 impl Float for f64 {}
 
-/// Compiles the loops for AVX2 where the processor has it, and for the target's baseline.
+/// Compiles the loops for the target's baseline, and for AVX2 where the processor has it.
 macro_rules! element {
     ($t:ty, $load:expr, $store:expr) => {
         impl Element for $t {
-            fn one_out(out: &mut [MaybeUninit<Self>], ins: [&[Self]; 4]) {
-                #[cfg(target_arch = "x86_64")]
-                {
-                    #[target_feature(enable = "avx2")]
-                    fn avx2(out: &mut [MaybeUninit<$t>], ins: [&[$t]; 4]) {
-                        one(out, ins, $load, $store)
+            fn one_out(out: &mut [MaybeUninit<Self>], [x, a, b, c]: [&[Self]; 4]) {
+                compiled_for_avx2!(
+                    fn kernel(out: &mut [MaybeUninit<$t>], x: &[$t], a: &[$t], b: &[$t], c: &[$t]) {
+                        one(out, x, a, b, c, $load, $store)
                     }
-                    if is_x86_feature_detected!("avx2") {
-                        // SAFETY: the processor has AVX2
-                        return unsafe { avx2(out, ins) };
-                    }
-                }
-                one(out, ins, $load, $store)
+                )
             }
 
-            fn four_out(outs: [&mut [MaybeUninit<Self>]; 4], ins: [&[Self]; 5]) {
-                #[cfg(target_arch = "x86_64")]
-                {
-                    #[target_feature(enable = "avx2")]
-                    fn avx2(outs: [&mut [MaybeUninit<$t>]; 4], ins: [&[$t]; 5]) {
-                        four(outs, ins, $load, $store)
+            fn four_out([o0, o1, o2, o3]: [&mut [MaybeUninit<Self>]; 4], [g, x, a, b, c]: [&[Self]; 5]) {
+                compiled_for_avx2!(
+                    fn kernel(
+                        o0: &mut [MaybeUninit<$t>],
+                        o1: &mut [MaybeUninit<$t>],
+                        o2: &mut [MaybeUninit<$t>],
+                        o3: &mut [MaybeUninit<$t>],
+                        g: &[$t],
+                        x: &[$t],
+                        a: &[$t],
+                        b: &[$t],
+                        c: &[$t],
+                    ) {
+                        four(o0, o1, o2, o3, g, x, a, b, c, $load, $store)
                     }
-                    if is_x86_feature_detected!("avx2") {
-                        // SAFETY: the processor has AVX2
-                        return unsafe { avx2(outs, ins) };
-                    }
-                }
-                four(outs, ins, $load, $store)
+                )
             }
         }
     };
+}
+
+/// Calls a function with the variables of its parameters' names, in its AVX2 version where the processor has it.
+macro_rules! compiled_for_avx2 {
+    (fn $name:ident($($arg:ident: $t:ty),* $(,)?) $body:block) => {{
+        #[allow(clippy::too_many_arguments)]
+        fn $name($($arg: $t),*) $body
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[allow(clippy::too_many_arguments)]
+            #[target_feature(enable = "avx2")]
+            fn avx2($($arg: $t),*) $body
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: the processor has AVX2
+                return unsafe { avx2($($arg),*) };
+            }
+        }
+        $name($($arg),*)
+    }};
 }
 
 element!(f32, |v| v, |v: f32| v);
