@@ -174,8 +174,9 @@ fn nothing_in_nothing_out() -> Result<()> {
             let ys = layer.forward(&xs)?;
             assert_eq!(ys.dims(), [batch, len, HIDDEN]);
             let grads = ys.sum_all()?.backward()?;
-            for var in variables.values() {
-                assert_close("gradient", grads.get(var).unwrap(), &var.zeros_like()?, 0.);
+            // candle ends the graph at an empty product, so there need not be one
+            for (var, grad) in variables.values().filter_map(|var| Some((var, grads.get(var)?))) {
+                assert_close("gradient", grad, &var.zeros_like()?, 0.);
             }
             let mut rng = rng(13);
             let state = QuickSsmState::new(random(&mut rng, (batch, HIDDEN))?, random(&mut rng, (batch, 18))?)?;
