@@ -28,7 +28,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 struct Args {
     /// Batches to train on.
-    #[arg(long, default_value_t = 1500)]
+    #[arg(long, default_value_t = 1600)]
     steps: usize,
     /// Letters in a string.
     #[arg(long, default_value_t = 8)]
@@ -46,7 +46,7 @@ struct Args {
     #[arg(long, default_value_t = 3)]
     layers: usize,
     /// The highest learning rate.
-    #[arg(long, default_value_t = 2e-3)]
+    #[arg(long, default_value_t = 4e-3)]
     lr: f64,
     /// Draw loss and accuracy into this SVG file.
     #[arg(long, value_name = "FILE.svg")]
@@ -66,6 +66,7 @@ const LETTERS: u32 = 26;
 const START: u32 = LETTERS;
 
 fn main() -> anyhow::Result<()> {
+    common::share_cores();
     let args = Args::parse();
     ensure!(args.steps > 0 && args.seq_len > 0 && args.batch_size > 0, "--steps, --seq-len, --batch-size: at least 1");
     let device = common::device(args.cpu)?;

@@ -33,7 +33,7 @@ impl Report {
                 bar.set_message(message);
                 bar.inc(1);
             }
-            None if step % self.steps.div_ceil(20) == 0 || step == self.steps => {
+            None if step.is_multiple_of(self.steps.div_ceil(20)) || step == self.steps => {
                 eprintln!("step {step}/{} {message}", self.steps)
             }
             None => (),

@@ -16,7 +16,8 @@ pub fn variables(varmap: &VarMap) -> BTreeMap<String, Var> {
 
 /// Overwrites the initial values, as candle's generator on the CPU takes no seed.
 ///
-/// Embeddings have a variance of 1, matrices and biases the bounds of Torch's `nn.Linear`; norms keep their ones.
+/// Embeddings have a variance of 1, matrices and biases the bounds of Torch's `nn.Linear`, norms keep their ones; the
+/// biases of the decay are such that some of the states last from the beginning, which they would take long to learn.
 pub fn initialise(varmap: &VarMap, rng: &mut StdRng) -> Result<()> {
     let variables = variables(varmap);
     for (name, var) in &variables {
@@ -26,7 +27,12 @@ pub fn initialise(varmap: &VarMap, rng: &mut StdRng) -> Result<()> {
             &[_, inputs] => 1. / (inputs as f32).sqrt(),
             _ => continue,
         };
-        let values: Vec<f32> = (0..var.elem_count()).map(|_| rng.random_range(-bound..bound)).collect();
+        let (low, high) = match name.ends_with("A_proj.bias") {
+            // a decay between 0.5 and 0.998
+            true => (0., 6.),
+            false => (-bound, bound),
+        };
+        let values: Vec<f32> = (0..var.elem_count()).map(|_| rng.random_range(low..high)).collect();
         var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
     }
     Ok(())
@@ -47,7 +53,10 @@ const LARGEST_NORM: f64 = 1.;
 impl Trainer {
     pub fn new(varmap: &VarMap, rate: f64, steps: usize) -> Result<Self> {
         let variables: Vec<_> = variables(varmap).into_values().collect();
-        let optimizer = AdamW::new(variables.clone(), ParamsAdamW { lr: rate, ..Default::default() })?;
+        let optimizer = AdamW::new(
+            variables.clone(),
+            ParamsAdamW { lr: rate, beta2: 0.98, weight_decay: 0., ..Default::default() },
+        )?;
         Ok(Self { variables, optimizer, rate, step: 0, steps })
     }
 
