@@ -5,9 +5,11 @@ mod autograd;
 mod backend;
 mod cpu;
 mod custom_op;
+mod layer;
 mod problem;
 pub mod reference;
 mod scan;
 
 pub use custom_op::{apply_op4, CustomOp4};
+pub use layer::{QuickSsm, QuickSsmConfig, QuickSsmState};
 pub use scan::{scan, Scan};
