@@ -76,7 +76,11 @@ impl<'a, T: Element> View<'a, T> {
             let stride = if self.time == 0 { 0 } else { width as isize };
             return Block { first: scratch.as_ptr(), stride, shared: PhantomData };
         }
-        let span = if rows == 0 { 0..0 } else { at(times.start) + columns.start..at(times.end - 1) + columns.end };
+        let span = if rows == 0 || width == 0 {
+            0..0
+        } else {
+            at(times.start) + columns.start..at(times.end - 1) + columns.end
+        };
         let elements = &self.data[span];
         let (first, stride) = match times.reverse {
             false => (0, self.time as isize),
