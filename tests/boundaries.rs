@@ -23,7 +23,7 @@ fn variants(dims: (usize, usize, usize), dtype: DType) -> [Spec; 2] {
     let seed = (dims.0 + 3 * dims.1 + 7 * dims.2) as u64;
     let plain = Spec { seed, ..Spec::new(dims, dtype) };
     let full = Spec {
-        gate: if dims.1 % 2 == 0 { Gate::Stable } else { Gate::Resets },
+        gate: if dims.1.is_multiple_of(2) { Gate::Stable } else { Gate::Resets },
         output: Output::YAndLast,
         h0: Some(dtype),
         reverse: true,

@@ -218,7 +218,7 @@ fn a_tiny_state_that_grows() -> Result<()> {
         for (len, channels, start, tiled) in [(1_024, 300, 0, false), (1_024, 16, 0, false), (140_000, 1, 70_000, true)]
         {
             let steps = 1_024.min(len - start);
-            let at = |t: usize| start + 1 <= t && t < start + steps;
+            let at = |t: usize| start < t && t < start + steps;
             let a: Vec<f64> = (0..len * channels).map(|k| if at(k / channels) { 1.1f32 as f64 } else { 1. }).collect();
             let x: Vec<f64> = (0..len * channels).map(|k| if k / channels == start { 1e-30 } else { 0. }).collect();
             let shape = [1, len, channels];

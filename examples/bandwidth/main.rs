@@ -30,15 +30,12 @@ use measure::{interleaved, Clock, Contender, WallClock};
 use report::{PassTimes, Report, Row};
 use stream::{stream5, stream9, Element, Pages};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Measures the scan against the bandwidth of memory.
 ///
 /// A ratio is one of times, so that less is better: of medians, and in brackets of minima. The yardstick is a plain
 /// element-wise kernel on all threads, on a CUDA device a copy. "gradients" is `Scan::gradients`, "backward" the backward
-/// pass of candle's autograd without candle's own additions around it. The program and everything that it measures
-/// allocate with mimalloc.
+/// pass of candle's autograd without candle's own additions around it. Allocations are timed too, and are the system's: an
+/// allocator that keeps memory shifts all times and ratios.
 #[derive(Debug, Parser)]
 struct Args {
     /// Dtypes to measure, all four by default
@@ -117,7 +114,7 @@ fn main() -> Result<()> {
         device: name,
         threads,
         candle_threads: candle_core::utils::get_num_threads(),
-        allocator: "mimalloc",
+        allocator: "system",
         huge_pages: args.huge_pages,
         rounds: args.rounds as usize,
         seed: args.seed,
