@@ -51,7 +51,7 @@ impl<T: Copy> Buffer<T> {
             false => (times.start, channels as isize),
             true => (times.end.saturating_sub(1), -(channels as isize)),
         };
-        BlockMut { first: self.start.wrapping_add(at(first)), stride }
+        BlockMut::new(self.start.wrapping_add(at(first)), stride)
     }
 
     /// The elements.
@@ -91,12 +91,19 @@ fn ask_for_huge_pages<T>(memory: &mut Vec<T>) {
 pub(crate) struct BlockMut<T> {
     first: *mut T,
     stride: isize,
+    /// Elements of some whole rows, about a page.
+    ahead: isize,
 }
 
 impl<T> BlockMut<T> {
+    fn new(first: *mut T, stride: isize) -> Self {
+        let rows = (PAGE / size_of::<T>() as isize) / stride.abs().max(1) + 1;
+        Self { first, stride, ahead: rows * stride }
+    }
+
     /// Adjacent rows in their order.
     pub fn adjacent(elements: &mut [T], width: usize) -> Self {
-        Self { first: elements.as_mut_ptr(), stride: width as isize }
+        Self::new(elements.as_mut_ptr(), width as isize)
     }
 
     /// Where a channel of a row is.
@@ -112,8 +119,7 @@ impl<T> BlockMut<T> {
     /// Where a channel of a row is that lies about a page ahead: to be fetched, not to be accessed.
     #[inline(always)]
     pub fn ahead(&self, row: isize, channel: usize) -> *const T {
-        let rows = (PAGE / size_of::<T>() as isize) / self.stride.abs().max(1) + 1;
-        self.first.wrapping_offset((row + rows) * self.stride).wrapping_add(channel)
+        self.first.wrapping_offset(row * self.stride + self.ahead).wrapping_add(channel)
     }
 }
 
