@@ -6,9 +6,9 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use common::{assert_same_bits, devices, random, random_inputs, DTYPES};
 use quick_ssm::Scan;
 
-/// `L, D`: every way in which a kernel can cut a sequence.
+/// `L, D`: every way in which a kernel can cut a sequence; from a million elements on, it may cut time.
 const SEQUENCES: [(usize, usize); 9] =
-    [(5, 3), (300, 17), (64, 257), (33, 1_025), (20, 2_049), (300_000, 1), (70_000, 3), (4_097, 33), (1_025, 200)];
+    [(5, 3), (300, 17), (64, 257), (33, 1_025), (20, 2_049), (70_000, 3), (1_025, 200), (1_050_000, 1), (8_193, 129)];
 
 /// `y`, the last state, and the gradients of `x, a, b, c, h0`.
 fn everything(scan: &Scan, inputs: &[Tensor; 4], h0: &Tensor) -> Result<Vec<Tensor>> {
@@ -43,7 +43,7 @@ fn dtypes((len, channels): (usize, usize)) -> &'static [DType] {
     if len * channels < 40_000 {
         &DTYPES
     } else {
-        &DTYPES[..2]
+        &DTYPES[..1]
     }
 }
 
@@ -90,7 +90,7 @@ fn alone_or_in_a_batch() -> Result<()> {
     for device in devices() {
         for sequence in SEQUENCES {
             for &dtype in dtypes(sequence) {
-                for batch in if sequence.0 * sequence.1 < 40_000 { vec![2, 3, 17] } else { vec![2, 5] } {
+                for batch in if sequence.0 * sequence.1 < 40_000 { vec![2, 3, 17] } else { vec![2] } {
                     let (inputs, h0) = problem(batch, sequence, dtype, device)?;
                     let together = everything(&Scan::new(), &inputs, &h0)?;
                     for n in [0, batch / 2, batch - 1] {
