@@ -4,6 +4,8 @@
 mod autograd;
 mod backend;
 mod cpu;
+#[cfg(any(feature = "cuda", feature = "simt"))]
+mod cuda;
 mod custom_op;
 mod layer;
 mod problem;
