@@ -1,0 +1,11 @@
+//! Compiles the kernels in `cuda/` for the features that run them; without these it does nothing.
+
+#[cfg(feature = "simt")]
+#[path = "build/simt.rs"]
+mod simt;
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    #[cfg(feature = "simt")]
+    simt::build();
+}
