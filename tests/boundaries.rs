@@ -23,7 +23,7 @@ fn variants(dims: (usize, usize, usize), dtype: DType) -> [Spec; 2] {
     let seed = (dims.0 + 3 * dims.1 + 7 * dims.2) as u64;
     let plain = Spec { seed, ..Spec::new(dims, dtype) };
     let full = Spec {
-        gate: if dims.1 % 2 == 0 { Gate::Stable } else { Gate::Resets },
+        gate: if dims.1.is_multiple_of(2) { Gate::Stable } else { Gate::Resets },
         output: Output::YAndLast,
         h0: Some(dtype),
         reverse: true,
@@ -83,7 +83,7 @@ fn narrow_and_long() -> Result<()> {
     for dims in [(1, 300_000, 1), (1, 70_000, 3), (2, 40_000, 2), (1, 16_385, 8), (1, 16_384, 16)] {
         variants(dims, DType::F32).into_iter().try_for_each(check)?;
     }
-    for dims in [(1, 40_000, 1), (2, 10_001, 3), (1, 4_097, 33)] {
+    for dims in [(2, 10_001, 15), (1, 4_097, 33), (2, 1_025, 200), (1, 511, 256), (1, 513, 256)] {
         for dtype in DTYPES {
             variants(dims, dtype).into_iter().try_for_each(check)?;
         }
@@ -93,10 +93,11 @@ fn narrow_and_long() -> Result<()> {
 
 #[test]
 fn narrow_and_long_packed() -> Result<()> {
-    let offsets = vec![0, 1, 20_000, 20_000, 39_990, 40_000];
-    for dtype in DTYPES {
-        for channels in [1, 5] {
-            for spec in variants((1, 40_000, channels), dtype) {
+    for (channels, scale) in [(3, 40), (17, 5), (64, 1), (200, 1)] {
+        // long ones, short ones, an empty one, and one of a single step
+        let offsets: Vec<_> = [0, 1, 2_100, 2_100, 4_190, 4_200].map(|o| o * scale).to_vec();
+        for dtype in if scale == 1 { &DTYPES[..] } else { &DTYPES[..1] } {
+            for spec in variants((1, offsets[5], channels), *dtype) {
                 check(Spec { offsets: Some(offsets.clone()), ..spec })?;
             }
         }

@@ -28,17 +28,14 @@ use half::{bf16, f16};
 use data::{num_sets, Data, Pass};
 use measure::{interleaved, Clock, Contender, WallClock};
 use report::{PassTimes, Report, Row};
-use stream::{stream5, stream9, Element};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use stream::{stream5, stream9, Element, Pages};
 
 /// Measures the scan against the bandwidth of memory.
 ///
 /// A ratio is one of times, so that less is better: of medians, and in brackets of minima. The yardstick is a plain
 /// element-wise kernel on all threads, on a CUDA device a copy. "gradients" is `Scan::gradients`, "backward" the backward
-/// pass of candle's autograd without candle's own additions around it. The program and everything that it measures
-/// allocate with mimalloc.
+/// pass of candle's autograd without candle's own additions around it. Allocations are timed too, and are the system's: an
+/// allocator that keeps memory shifts all times and ratios.
 #[derive(Debug, Parser)]
 struct Args {
     /// Dtypes to measure, all four by default
@@ -56,6 +53,9 @@ struct Args {
     /// Seed of the random data
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Ask for huge pages under the results of the plain kernels too, as the scan does on Linux
+    #[arg(long)]
+    huge_pages: bool,
     /// Stay on the CPU where there is a CUDA device
     #[arg(long)]
     cpu: bool,
@@ -114,7 +114,8 @@ fn main() -> Result<()> {
         device: name,
         threads,
         candle_threads: candle_core::utils::get_num_threads(),
-        allocator: "mimalloc",
+        allocator: "system",
+        huge_pages: args.huge_pages,
         rounds: args.rounds as usize,
         seed: args.seed,
         rows: &rows,
@@ -137,9 +138,10 @@ fn measure<T: Element>(shape: [usize; 3], device: &Device, args: &Args) -> Resul
     let sets = seeds.map(|seed| Data::random(shape, T::DTYPE, seed, device)).collect::<Result<Vec<_>>>()?;
     let decaying = (0..num_sets).map(|_| Data::decaying(shape, T::DTYPE, device)).collect::<Result<Vec<_>>>()?;
     let set = |call: usize| &sets[call % num_sets];
+    let pages = if args.huge_pages { Pages::Huge } else { Pages::Any };
     let mut rows = Vec::new();
     for pass in or_all(&args.pass, &Pass::ALL) {
-        let (clock, name, yardstick) = yardstick::<T>(device, pass, shape, num_sets)?;
+        let (clock, name, yardstick) = yardstick::<T>(device, pass, shape, num_sets, pages)?;
         let mut contenders: Vec<Contender> = vec![
             scan(pass, &sets)?,
             Box::new(|call| yardstick(set(call), call)),
@@ -183,23 +185,24 @@ fn yardstick<T: Element>(
     pass: Pass,
     shape: [usize; 3],
     num_sets: usize,
+    pages: Pages,
 ) -> Result<(Box<dyn Clock>, &'static str, Yardstick<'static>)> {
     match device {
         Device::Cpu => Ok(match pass {
             Pass::Forward => (
                 Box::new(WallClock),
                 "stream5",
-                Box::new(|data, _| {
+                Box::new(move |data, _| {
                     let [x, a, b, c] = &data.args;
-                    with_slices([x, a, b, c], |s| drop(stream5::<T>(s)))
+                    with_slices([x, a, b, c], |s| drop(stream5::<T>(s, pages)))
                 }),
             ),
             Pass::Gradients | Pass::Backward => (
                 Box::new(WallClock),
                 "stream9",
-                Box::new(|data, _| {
+                Box::new(move |data, _| {
                     let [x, a, b, c] = &data.args;
-                    with_slices([&data.grad_y, x, a, b, c], |s| drop(stream9::<T>(s)))
+                    with_slices([&data.grad_y, x, a, b, c], |s| drop(stream9::<T>(s, pages)))
                 }),
             ),
         }),

@@ -120,6 +120,8 @@ pub struct Report<'a> {
     pub threads: usize,
     pub candle_threads: usize,
     pub allocator: &'static str,
+    /// Whether the plain kernels asked for them.
+    pub huge_pages: bool,
     pub rounds: usize,
     pub seed: u64,
     pub rows: &'a [Row],

@@ -21,10 +21,35 @@ pub trait Element: WithDType + Send + Sync {
     fn four_out(outs: [&mut [MaybeUninit<Self>]; 4], ins: [&[Self]; 5]);
 }
 
+/// The pages under the outputs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pages {
+    /// What the allocator has.
+    Any,
+    /// Huge ones where Linux has them, which the scan asks for too.
+    Huge,
+}
+
+impl Pages {
+    fn allocate<T>(self, len: usize) -> Vec<T> {
+        let memory: Vec<T> = Vec::with_capacity(len);
+        #[cfg(target_os = "linux")]
+        if self == Self::Huge {
+            const HUGE: usize = 2 << 20;
+            let start = memory.as_ptr().cast::<u8>();
+            let before = start.align_offset(HUGE);
+            let whole = (len * size_of::<T>()).saturating_sub(before) / HUGE * HUGE;
+            // SAFETY: the range lies within the allocation, and the advice leaves its contents alone
+            unsafe { libc::madvise(start.wrapping_add(before).cast_mut().cast(), whole, libc::MADV_HUGEPAGE) };
+        }
+        memory
+    }
+}
+
 /// Four tensors in, one out: the traffic of a forward pass.
-pub fn stream5<T: Element>(ins: [&[T]; 4]) -> Vec<T> {
+pub fn stream5<T: Element>(ins: [&[T]; 4], pages: Pages) -> Vec<T> {
     let len = ins[0].len();
-    let mut out = Vec::with_capacity(len);
+    let mut out = pages.allocate(len);
     out.spare_capacity_mut()[..len].par_chunks_mut(CHUNK).enumerate().for_each(|(i, out)| {
         let n = out.len();
         T::one_out(out, ins.map(|s| &s[i * CHUNK..][..n]));
@@ -35,9 +60,9 @@ pub fn stream5<T: Element>(ins: [&[T]; 4]) -> Vec<T> {
 }
 
 /// Five tensors in, four out: the traffic of a backward pass.
-pub fn stream9<T: Element>(ins: [&[T]; 5]) -> [Vec<T>; 4] {
+pub fn stream9<T: Element>(ins: [&[T]; 5], pages: Pages) -> [Vec<T>; 4] {
     let len = ins[0].len();
-    let mut outs: [Vec<T>; 4] = std::array::from_fn(|_| Vec::with_capacity(len));
+    let mut outs: [Vec<T>; 4] = std::array::from_fn(|_| pages.allocate(len));
     let [o0, o1, o2, o3] = outs.each_mut().map(|out| out.spare_capacity_mut()[..len].par_chunks_mut(CHUNK));
     o0.zip(o1).zip(o2.zip(o3)).enumerate().for_each(|(i, ((o0, o1), (o2, o3)))| {
         let n = o0.len();

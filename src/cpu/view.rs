@@ -29,7 +29,8 @@ impl<'a> Held<'a> {
     /// The elements of a contiguous tensor.
     pub fn contiguous<T: Element>(&self) -> Result<&[T]> {
         match self.1.contiguous_offsets() {
-            Some((start, end)) => Ok(&self.elements()?[start..end]),
+            Some((start, end)) if start < end => Ok(&self.elements()?[start..end]),
+            Some(_) => Ok(&[]),
             None => bail!("scan: expected a contiguous state, got strides {:?}", self.1.stride()),
         }
     }

@@ -1,0 +1,147 @@
+//! The same bits from run to run, in any batch, and with any number of threads.
+
+mod common;
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use common::{assert_same_bits, devices, random, random_inputs, DTYPES};
+use quick_ssm::Scan;
+
+/// `L, D`: every way in which a kernel can cut a sequence.
+const SEQUENCES: [(usize, usize); 9] =
+    [(5, 3), (300, 17), (64, 257), (33, 1_025), (20, 2_049), (300_000, 1), (70_000, 3), (4_097, 33), (1_025, 200)];
+
+/// `y`, the last state, and the gradients of `x, a, b, c, h0`.
+fn everything(scan: &Scan, inputs: &[Tensor; 4], h0: &Tensor) -> Result<Vec<Tensor>> {
+    let vars = inputs.iter().chain([h0]).map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+    let scan = scan.clone().initial_state(&vars[4]);
+    let (y, last) = scan.apply_with_state(&vars[0], &vars[1], &vars[2], &vars[3])?;
+    let sum = |t: &Tensor| t.sum_all()?.to_dtype(DType::F64);
+    let grads = (sum(&y)? + sum(&last)?)?.backward()?;
+    let mut all = vec![y, last];
+    all.extend(vars.iter().map(|var| grads.get(var).cloned().expect("a gradient")));
+    Ok(all)
+}
+
+fn assert_same(what: &str, got: &[Tensor], want: &[Tensor]) -> Result<()> {
+    assert_eq!(got.len(), want.len());
+    let names = ["y", "last", "dx", "da", "db", "dc", "dh0"];
+    names.iter().zip(got.iter().zip(want)).try_for_each(|(n, (g, w))| assert_same_bits(&format!("{what}: {n}"), g, w))
+}
+
+fn problem(
+    batch: usize,
+    (len, channels): (usize, usize),
+    dtype: DType,
+    device: &Device,
+) -> Result<([Tensor; 4], Tensor)> {
+    let inputs = random_inputs(3, (batch, len, channels), dtype, device)?;
+    Ok((inputs, random(9, &[batch, channels], -1., 1., dtype, device)?))
+}
+
+/// The dtypes that a sequence is tried in: all of them for short ones.
+fn dtypes((len, channels): (usize, usize)) -> &'static [DType] {
+    if len * channels < 40_000 {
+        &DTYPES
+    } else {
+        &DTYPES[..2]
+    }
+}
+
+#[test]
+fn from_run_to_run() -> Result<()> {
+    for device in devices() {
+        for sequence in SEQUENCES {
+            for &dtype in dtypes(sequence) {
+                let (inputs, h0) = problem(2, sequence, dtype, device)?;
+                let first = everything(&Scan::new(), &inputs, &h0)?;
+                for _ in 0..3 {
+                    let again = everything(&Scan::new(), &inputs, &h0)?;
+                    assert_same(&format!("{sequence:?} {dtype:?}"), &again, &first)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn with_any_number_of_threads() -> Result<()> {
+    for sequence in SEQUENCES {
+        for &dtype in dtypes(sequence) {
+            for reverse in [false, true] {
+                let (inputs, h0) = problem(2, sequence, dtype, &Device::Cpu)?;
+                let scan = Scan::new().reverse(reverse);
+                let run = |threads: usize| -> Result<Vec<Tensor>> {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+                    pool.install(|| everything(&scan, &inputs, &h0))
+                };
+                let one = run(1)?;
+                for threads in [2, 3, 8] {
+                    assert_same(&format!("{threads} threads, {sequence:?} {dtype:?}"), &run(threads)?, &one)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn alone_or_in_a_batch() -> Result<()> {
+    for device in devices() {
+        for sequence in SEQUENCES {
+            for &dtype in dtypes(sequence) {
+                for batch in if sequence.0 * sequence.1 < 40_000 { vec![2, 3, 17] } else { vec![2, 5] } {
+                    let (inputs, h0) = problem(batch, sequence, dtype, device)?;
+                    let together = everything(&Scan::new(), &inputs, &h0)?;
+                    for n in [0, batch / 2, batch - 1] {
+                        let one = |t: &Tensor| t.narrow(0, n, 1)?.copy();
+                        let [x, a, b, c] = &inputs;
+                        let alone = everything(&Scan::new(), &[one(x)?, one(a)?, one(b)?, one(c)?], &one(&h0)?)?;
+                        let want = together.iter().map(|t| t.narrow(0, n, 1)).collect::<Result<Vec<_>>>()?;
+                        assert_same(&format!("{n} of {batch}, {sequence:?} {dtype:?}"), &alone, &want)?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A sequence is the same wherever it lies in the batch: its neighbours have no part in it.
+#[test]
+fn at_any_place_in_the_batch() -> Result<()> {
+    for device in devices() {
+        for sequence in SEQUENCES {
+            let (inputs, h0) = problem(4, sequence, DType::F32, device)?;
+            let together = everything(&Scan::new(), &inputs, &h0)?;
+            let order = Tensor::new(&[2u32, 0, 3, 1], device)?;
+            let shuffle = |t: &Tensor| t.index_select(&order, 0);
+            let [x, a, b, c] = &inputs;
+            let inputs = [shuffle(x)?, shuffle(a)?, shuffle(b)?, shuffle(c)?];
+            let shuffled = everything(&Scan::new(), &inputs, &shuffle(&h0)?)?;
+            let want = together.iter().map(shuffle).collect::<Result<Vec<_>>>()?;
+            assert_same(&format!("{sequence:?}"), &shuffled, &want)?;
+        }
+    }
+    Ok(())
+}
+
+/// A layout is only a way to read the same numbers.
+#[test]
+fn in_any_layout() -> Result<()> {
+    for device in devices() {
+        for sequence in SEQUENCES {
+            let (inputs, h0) = problem(3, sequence, DType::F32, device)?;
+            let want = everything(&Scan::new(), &inputs, &h0)?;
+            let [x, a, b, c] = &inputs;
+            let time_major = |t: &Tensor| t.transpose(0, 1)?.contiguous()?.transpose(0, 1);
+            let wider = |t: &Tensor| Tensor::cat(&[t, t], 2)?.narrow(2, 0, t.dim(2)?);
+            let channel_major = |t: &Tensor| t.transpose(1, 2)?.contiguous()?.transpose(1, 2);
+            let scan = Scan::new().initial_state(&h0);
+            let (y, last) = scan.apply_with_state(&time_major(x)?, &wider(a)?, &channel_major(b)?, &time_major(c)?)?;
+            assert_same_bits(&format!("y of {sequence:?}"), &y, &want[0])?;
+            assert_same_bits(&format!("last of {sequence:?}"), &last, &want[1])?;
+        }
+    }
+    Ok(())
+}
