@@ -1,7 +1,8 @@
 //! The kernels and the machine that emulates a GPU for them, compiled by the C++ compiler of this machine.
 
-/// In `tests/simt`; the C++ self-test that lies beside them has a `main` of its own.
-const SOURCES: [&str; 4] = ["simt.cpp", "launch.cpp", "kernels_real.cpp", "kernels_tiny.cpp"];
+/// The machine, the kernels with two sets of tiles, and their test in C++.
+const SOURCES: [&str; 7] =
+    ["simt.cpp", "launch.cpp", "kernels_real.cpp", "kernels_tiny.cpp", "problem.cpp", "check.cpp", "selftest.cpp"];
 
 pub fn build() {
     for watched in ["build/simt.rs", "tests/simt", "cuda"] {
@@ -18,6 +19,7 @@ pub fn build() {
         .flag_if_supported("-Wno-unused-parameter")
         .flag_if_supported("-Wno-unused-variable")
         .include("tests/simt")
+        .define("QUICK_SSM_SIMT_LIBRARY", None)
         .files(SOURCES.map(|name| format!("tests/simt/{name}")))
         .compile("quick_ssm_simt");
 }

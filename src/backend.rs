@@ -84,6 +84,10 @@ pub(crate) struct Gradients {
 
 /// The forward pass: `y`, the `last` states, and what the backward pass needs (`save`), as asked for.
 pub(crate) fn forward(p: &Problem, inputs: &Inputs, y: bool, last: bool, save: bool) -> Result<Forward> {
+    #[cfg(feature = "simt")]
+    if let Some(machine) = &p.emulation {
+        return crate::cuda::pass::forward(machine, p, inputs, y, last, save);
+    }
     match p.device {
         Device::Cpu => cpu::forward(p, inputs, y, last, save),
         _ => unsupported(p),
@@ -103,8 +107,13 @@ pub(crate) fn backward(
 ) -> Result<Gradients> {
     let grad_y = grad_y.map(readable).transpose()?;
     let grad_last = grad_last.map(|g| state(p, g)).transpose()?;
+    let (grad_y, grad_last) = (grad_y.as_ref(), grad_last.as_ref());
+    #[cfg(feature = "simt")]
+    if let Some(machine) = &p.emulation {
+        return crate::cuda::pass::backward(machine, p, inputs, saved, grad_y, grad_last, wanted);
+    }
     match p.device {
-        Device::Cpu => cpu::backward(p, inputs, saved, grad_y.as_ref(), grad_last.as_ref(), wanted),
+        Device::Cpu => cpu::backward(p, inputs, saved, grad_y, grad_last, wanted),
         _ => unsupported(p),
     }
 }

@@ -2,6 +2,8 @@
 // and shows that a kernel without one of its barriers does not pass.
 //
 //     selftest [interleavings]
+//
+// Compiled with QUICK_SSM_SIMT_LIBRARY it is a function of the C interface.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,10 +72,10 @@ void removed_barriers(Emulation& emulation, Checker& checker) {
 
 }  // namespace selftest
 
-int main(int count, char** arguments) {
+extern "C" int quick_ssm_simt_self_test(uint32_t interleavings) {
     using namespace selftest;
     Emulation emulation;
-    Checker checker(emulation, count > 1 ? strtoul(arguments[1], nullptr, 10) : 6);
+    Checker checker(emulation, interleavings);
     for (const Variant variant : {kTiny, kReal}) {
         const std::string tiles = variant == kTiny ? ", tiny tiles" : ", real tiles";
         checker.sizes(variant), checker.report(("sizes" + tiles).c_str());
@@ -85,3 +87,9 @@ int main(int count, char** arguments) {
     removed_barriers(emulation, checker), checker.report("removed barriers");
     return checker.failures() != 0;
 }
+
+#ifndef QUICK_SSM_SIMT_LIBRARY
+int main(int count, char** arguments) {
+    return quick_ssm_simt_self_test(count > 1 ? static_cast<uint32_t>(strtoul(arguments[1], nullptr, 10)) : 6);
+}
+#endif

@@ -37,6 +37,10 @@ int quick_ssm_simt_launch(uint32_t variant, const char* kernel, const void* para
 uint64_t quick_ssm_simt_plan(uint32_t chunks, uint32_t channel_tiles, uint32_t batch, uint32_t tile_channels,
                              uint32_t acc_bytes, uint32_t plan[10]);
 
+/* Runs the kernels against double precision, each problem under so many interleavings, and prints what it finds.
+ * Returns 0 where all is well. */
+int quick_ssm_simt_self_test(uint32_t interleavings);
+
 #ifdef __cplusplus
 }
 #endif
