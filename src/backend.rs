@@ -86,7 +86,7 @@ pub(crate) struct Gradients {
 pub(crate) fn forward(p: &Problem, inputs: &Inputs, y: bool, last: bool, save: bool) -> Result<Forward> {
     #[cfg(feature = "simt")]
     if let Some(machine) = &p.emulation {
-        return crate::cuda::pass::forward(machine, p, inputs, y, last, save);
+        return crate::cuda::passes::forward(machine, p, inputs, y, last, save);
     }
     match p.device {
         Device::Cpu => cpu::forward(p, inputs, y, last, save),
@@ -110,7 +110,7 @@ pub(crate) fn backward(
     let (grad_y, grad_last) = (grad_y.as_ref(), grad_last.as_ref());
     #[cfg(feature = "simt")]
     if let Some(machine) = &p.emulation {
-        return crate::cuda::pass::backward(machine, p, inputs, saved, grad_y, grad_last, wanted);
+        return crate::cuda::passes::backward(machine, p, inputs, saved, grad_y, grad_last, wanted);
     }
     match p.device {
         Device::Cpu => cpu::backward(p, inputs, saved, grad_y, grad_last, wanted),

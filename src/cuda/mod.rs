@@ -1,5 +1,5 @@
-//! The scan on a CUDA device.
+//! The scan by the kernels of `cuda/`: one launch forward, and one backward.
 
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 pub(crate) mod params;
-pub(crate) mod pass;
+pub(crate) mod passes;

@@ -15,7 +15,7 @@ use candle_core::{bail, CpuStorage, DType, Device, Result, Storage};
 use half::{bf16, f16};
 
 use crate::cuda::params::{Direction, Kernel, Params, Tile};
-use crate::cuda::pass::Machine;
+use crate::cuda::passes::Machine;
 
 /// Which compilation of the kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +111,8 @@ fn describe(tiles: Tiles, direction: Direction, dtype: DType) -> Result<ffi::Des
 }
 
 impl Machine for Emulation {
+    type Guard<'a> = ();
+
     fn kernel(&self, direction: Direction, dtype: DType) -> Result<Kernel> {
         let kernel = Kernel::new(direction, dtype)?;
         if self.tiles == Tiles::Real {
@@ -120,36 +122,38 @@ impl Machine for Emulation {
         Ok(kernel.with_tile(describe(self.tiles, direction, dtype)?.tile(), backward.length))
     }
 
-    fn allocate(&self, count: usize, dtype: DType) -> Result<Storage> {
+    fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage> {
         // what a kernel does not write shows
         Ok(Storage::Cpu(match dtype {
-            DType::F32 => CpuStorage::F32(vec![f32::NAN; count]),
-            DType::F16 => CpuStorage::F16(vec![f16::NAN; count]),
-            DType::BF16 => CpuStorage::BF16(vec![bf16::NAN; count]),
-            DType::F64 => CpuStorage::F64(vec![f64::NAN; count]),
+            DType::F32 => CpuStorage::F32(vec![f32::NAN; elements]),
+            DType::F16 => CpuStorage::F16(vec![f16::NAN; elements]),
+            DType::BF16 => CpuStorage::BF16(vec![bf16::NAN; elements]),
+            DType::F64 => CpuStorage::F64(vec![f64::NAN; elements]),
             _ => bail!("scan: expected dtype f16, bf16, f32 or f64, got {dtype:?}"),
         }))
     }
 
-    fn address(&self, storage: &Storage) -> Result<u64> {
-        Ok(match storage {
+    fn address<'a>(&self, storage: &'a Storage) -> Result<(u64, ())> {
+        let address = match storage {
             Storage::Cpu(CpuStorage::F32(values)) => values.as_ptr() as u64,
             Storage::Cpu(CpuStorage::F16(values)) => values.as_ptr() as u64,
             Storage::Cpu(CpuStorage::BF16(values)) => values.as_ptr() as u64,
             Storage::Cpu(CpuStorage::F64(values)) => values.as_ptr() as u64,
             Storage::Cpu(CpuStorage::I64(values)) => values.as_ptr() as u64,
             _ => bail!("scan: expected floating numbers or offsets on the CPU"),
-        })
+        };
+        Ok((address, ()))
     }
 
-    fn address_mut(&self, storage: &mut Storage) -> Result<u64> {
-        Ok(match storage {
+    fn address_mut<'a>(&self, storage: &'a mut Storage) -> Result<(u64, ())> {
+        let address = match storage {
             Storage::Cpu(CpuStorage::F32(values)) => values.as_mut_ptr() as u64,
             Storage::Cpu(CpuStorage::F16(values)) => values.as_mut_ptr() as u64,
             Storage::Cpu(CpuStorage::BF16(values)) => values.as_mut_ptr() as u64,
             Storage::Cpu(CpuStorage::F64(values)) => values.as_mut_ptr() as u64,
             _ => bail!("scan: expected floating numbers on the CPU"),
-        })
+        };
+        Ok((address, ()))
     }
 
     unsafe fn launch(&self, kernel: Kernel, params: Params) -> Result<()> {

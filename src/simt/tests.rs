@@ -34,7 +34,7 @@ fn saved_states_lie_where_the_backward_pass_looks_for_them() -> Result<()> {
         for dtype in DTYPES {
             let [forward, backward] = DIRECTIONS.map(|direction| Emulation::new(tiles).kernel(direction, dtype));
             let (forward, backward) = (forward?, backward?);
-            for len in [1, 31, 32, 33, 1000] {
+            for len in [1usize, 31, 32, 33, 1000] {
                 let rows = len.div_ceil(backward.tile().len() as usize);
                 assert_eq!((forward.saved_rows(len), backward.saved_rows(len)), (rows, rows));
                 for kernel in [forward, backward] {
