@@ -3,7 +3,7 @@
 use candle_core::{bail, DType, Device, Result, Storage, Tensor};
 
 use crate::cpu;
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "simt"))]
 use crate::cuda;
 use crate::problem::Problem;
 
@@ -94,10 +94,14 @@ pub(crate) struct Gradients {
 
 /// The forward pass: `y`, the `last` states, and what the backward pass needs (`save`), as asked for.
 pub(crate) fn forward(p: &Problem, inputs: &Inputs, y: bool, last: bool, save: bool) -> Result<Forward> {
-    match p.device {
+    #[cfg(feature = "simt")]
+    if let Some(machine) = &p.emulation {
+        return cuda::passes::forward(machine, p, inputs, y, last, save);
+    }
+    match &p.device {
         Device::Cpu => cpu::forward(p, inputs, y, last, save),
         #[cfg(feature = "cuda")]
-        Device::Cuda(_) => cuda::forward(p, inputs, y, last, save),
+        Device::Cuda(device) => cuda::passes::forward(&cuda::Queue::new(device), p, inputs, y, last, save),
         _ => unsupported(p),
     }
 }
@@ -115,10 +119,17 @@ pub(crate) fn backward(
 ) -> Result<Gradients> {
     let grad_y = grad_y.map(readable).transpose()?;
     let grad_last = grad_last.map(|g| state(p, g)).transpose()?;
-    match p.device {
-        Device::Cpu => cpu::backward(p, inputs, saved, grad_y.as_ref(), grad_last.as_ref(), wanted),
+    let (grad_y, grad_last) = (grad_y.as_ref(), grad_last.as_ref());
+    #[cfg(feature = "simt")]
+    if let Some(machine) = &p.emulation {
+        return cuda::passes::backward(machine, p, inputs, saved, grad_y, grad_last, wanted);
+    }
+    match &p.device {
+        Device::Cpu => cpu::backward(p, inputs, saved, grad_y, grad_last, wanted),
         #[cfg(feature = "cuda")]
-        Device::Cuda(_) => cuda::backward(p, inputs, saved, grad_y.as_ref(), grad_last.as_ref(), wanted),
+        Device::Cuda(device) => {
+            cuda::passes::backward(&cuda::Queue::new(device), p, inputs, saved, grad_y, grad_last, wanted)
+        }
         _ => unsupported(p),
     }
 }

@@ -11,6 +11,9 @@ mod layer;
 mod problem;
 pub mod reference;
 mod scan;
+#[cfg(feature = "simt")]
+#[doc(hidden)]
+pub mod simt;
 
 pub use custom_op::{apply_op4, CustomOp4};
 pub use layer::{QuickSsm, QuickSsmConfig, QuickSsmState};

@@ -186,7 +186,20 @@ impl Scan {
         let out = self.out_dtype.unwrap_or(if c.is_some() { dtype } else { acc });
         check_float("out_dtype", out)?;
         let (device, reverse, chunk_len) = (x.device().clone(), self.reverse, self.chunk_len);
-        let problem = Problem { batch, len, channels, dtype, acc, out, device, reverse, sequences, chunk_len };
+        let problem = Problem {
+            batch,
+            len,
+            channels,
+            dtype,
+            acc,
+            out,
+            device,
+            reverse,
+            sequences,
+            chunk_len,
+            #[cfg(feature = "simt")]
+            emulation: crate::simt::current(x.device()),
+        };
         if let Some(h0) = &self.initial_state {
             problem.check_state("h0", h0, x)?;
         }

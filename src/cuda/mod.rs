@@ -1,18 +1,16 @@
-//! The scan on a CUDA device: one launch of a kernel of `cuda/` forward, and one backward.
+//! The scan by the kernels of `cuda/`: one launch forward, and one backward.
 //!
-//! [`forward`] and [`backward`] read their arguments in place and queue everything on candle's stream; the host waits
-//! for nothing.
+//! The [`passes`] read their arguments in place, wherever tensors and kernels live; [`Queue`] is a CUDA device.
 
+#[cfg(feature = "cuda")]
+mod device;
 #[cfg(feature = "cuda")]
 mod module;
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 pub(crate) mod params;
-#[cfg(feature = "cuda")]
-mod passes;
-#[cfg(feature = "cuda")]
-mod tensor;
+pub(crate) mod passes;
 #[cfg(feature = "cuda")]
 mod workspace;
 
 #[cfg(feature = "cuda")]
-pub(crate) use passes::{backward, forward};
+pub(crate) use device::Queue;

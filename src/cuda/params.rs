@@ -244,17 +244,28 @@ impl Params {
 pub struct Kernel {
     direction: Direction,
     dtype: Code,
+    tile: Tile,
+    /// Steps between saved states.
+    saved_len: u32,
 }
 
 impl Kernel {
     /// The kernels that read and write tensors of `dtype`.
     pub fn new(direction: Direction, dtype: DType) -> Result<Self> {
-        Ok(Self { direction, dtype: Code::of(dtype)? })
+        let dtype = Code::of(dtype)?;
+        let saved_len = Tile::of(Direction::Backward, dtype).len();
+        Ok(Self { direction, dtype, tile: Tile::of(direction, dtype), saved_len })
+    }
+
+    /// The kernels compiled with another tile, where those of the backward pass have `saved_len` steps.
+    #[cfg(feature = "simt")]
+    pub fn with_tile(self, tile: Tile, saved_len: u32) -> Self {
+        Self { tile, saved_len, ..self }
     }
 
     /// How they cut tensors.
     pub const fn tile(self) -> Tile {
-        Tile::of(self.direction, self.dtype)
+        self.tile
     }
 
     /// The name of the file in `cuda/` that holds them.
@@ -292,7 +303,7 @@ impl Kernel {
             channels,
             sequences: batch,
             y_dtype: self.dtype as u32,
-            saved_shift: Tile::of(Direction::Backward, self.dtype).len().trailing_zeros(),
+            saved_shift: self.saved_len.trailing_zeros(),
             chunks,
             channel_tiles,
             look_back: LookBackPlan::new(chunks, channel_tiles),
@@ -302,7 +313,7 @@ impl Kernel {
 
     /// Saved states per batch element of `len` steps: one before each tile of the backward pass.
     pub fn saved_rows(self, len: usize) -> usize {
-        len.div_ceil(Tile::of(Direction::Backward, self.dtype).len() as usize)
+        len.div_ceil(self.saved_len as usize)
     }
 
     /// Bytes of the workspace of a launch: two words with a tag each per column of a row, and twice that for f64.
