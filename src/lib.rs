@@ -4,11 +4,16 @@
 mod autograd;
 mod backend;
 mod cpu;
+#[cfg(any(feature = "cuda", feature = "simt"))]
+mod cuda;
 mod custom_op;
 mod layer;
 mod problem;
 pub mod reference;
 mod scan;
+#[cfg(feature = "simt")]
+#[doc(hidden)]
+pub mod simt;
 
 pub use custom_op::{apply_op4, CustomOp4};
 pub use layer::{QuickSsm, QuickSsmConfig, QuickSsmState};

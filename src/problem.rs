@@ -81,6 +81,9 @@ pub(crate) struct Problem {
     pub sequences: Sequences,
     /// Time steps between saved states, where the caller wants a say.
     pub chunk_len: Option<usize>,
+    /// Who computes in the place of the CPU.
+    #[cfg(feature = "simt")]
+    pub emulation: Option<crate::simt::Emulation>,
 }
 
 impl Problem {

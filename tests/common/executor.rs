@@ -1,11 +1,13 @@
 //! Those who compute cases.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
+#[cfg(feature = "simt")]
+use quick_ssm::simt::{emulate, Emulation, Tiles};
 
 use super::case::{Arg, Case, Output};
 use super::judge::judge;
 use super::truth::Outcome;
-use super::{devices, values};
+use super::{real_devices, values};
 
 /// Something that computes scans and their gradients, and is held to the truth.
 ///
@@ -19,14 +21,41 @@ pub trait Executor {
 
 /// The public interface on every device: with candle's autograd, and without it.
 pub fn executors() -> Vec<Box<dyn Executor>> {
-    let both = |device: &Device| -> [Box<dyn Executor>; 2] {
-        [Box::new(Autograd(device.clone())), Box::new(Direct(device.clone()))]
-    };
-    devices().iter().flat_map(both).collect()
+    let mut all: Vec<Box<dyn Executor>> = Vec::new();
+    for device in real_devices() {
+        all.push(Box::new(Autograd(device.clone())));
+        all.push(Box::new(Direct(device.clone())));
+    }
+    #[cfg(feature = "simt")]
+    for tiles in EMULATED {
+        all.push(Box::new(Emulated(tiles, Autograd(Device::Cpu))));
+        all.push(Box::new(Emulated(tiles, Direct(Device::Cpu))));
+    }
+    all
+}
+
+/// The kernels that run in the place of the CPU.
+#[cfg(feature = "simt")]
+pub const EMULATED: [Tiles; 2] = [Tiles::Tiny, Tiles::Real];
+
+/// Another executor on the CPU, with the CUDA kernels in its place.
+#[cfg(feature = "simt")]
+pub struct Emulated<E>(pub Tiles, pub E);
+
+#[cfg(feature = "simt")]
+impl<E: Executor> Executor for Emulated<E> {
+    fn name(&self) -> String {
+        format!("{} with {:?} tiles", self.1.name(), self.0)
+    }
+
+    fn check(&self, case: &Case) -> Result<()> {
+        let _emulating = emulate(Emulation::new(self.0));
+        self.1.check(case)
+    }
 }
 
 /// The scan of the case on these arguments: `y` or the states, and the last state where it is asked for.
-fn outputs(case: &Case, inputs: &[Tensor], h0: Option<&Tensor>) -> Result<(Tensor, Option<Tensor>)> {
+pub fn outputs(case: &Case, inputs: &[Tensor], h0: Option<&Tensor>) -> Result<(Tensor, Option<Tensor>)> {
     let mut scan = case.scan();
     if let Some(h0) = h0 {
         scan = scan.initial_state(h0);

@@ -25,11 +25,49 @@ pub use view::View;
 
 pub const DTYPES: [DType; 4] = [DType::F32, DType::BF16, DType::F16, DType::F64];
 
+/// Where the tests run: on the CPU, on a CUDA device where there is one, and, with the feature `simt`, on the CPU with
+/// the CUDA kernels in its place, from one step of the iterator to the next.
+#[derive(Default)]
+pub struct Devices {
+    given: usize,
+    #[cfg(feature = "simt")]
+    emulating: Option<quick_ssm::simt::Emulating>,
+}
+
+impl Iterator for Devices {
+    type Item = &'static Device;
+
+    fn next(&mut self) -> Option<&'static Device> {
+        self.given += 1;
+        real_devices().get(self.given - 1).or_else(|| self.next_emulated())
+    }
+}
+
+impl Devices {
+    #[cfg(feature = "simt")]
+    fn next_emulated(&mut self) -> Option<&'static Device> {
+        use quick_ssm::simt::{emulate, Emulation};
+        let tiles = executor::EMULATED.get(self.given - 1 - real_devices().len())?;
+        self.emulating = None;
+        self.emulating = Some(emulate(Emulation::new(*tiles)));
+        Some(&Device::Cpu)
+    }
+
+    #[cfg(not(feature = "simt"))]
+    fn next_emulated(&mut self) -> Option<&'static Device> {
+        None
+    }
+}
+
+pub fn devices() -> Devices {
+    Devices::default()
+}
+
 /// The CPU, and a CUDA device where there is one.
 ///
 /// Without one it says so on standard error, past the capture of the test harness; with `QUICK_SSM_REQUIRE_CUDA=1` in
 /// the environment it fails instead.
-pub fn devices() -> &'static [Device] {
+pub fn real_devices() -> &'static [Device] {
     static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
     DEVICES.get_or_init(|| match Device::new_cuda(0) {
         Ok(cuda) => vec![Device::Cpu, cuda],

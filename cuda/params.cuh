@@ -1,0 +1,108 @@
+// What a launch is told, field by field, and how large its workspace is. The Rust side mirrors this file.
+#pragma once
+
+#include "element.cuh"
+
+namespace QUICK_SSM_NAMESPACE {
+
+// A tensor that is read: element (i, t, d) lies at data + i * batch_stride + t * time_stride + d * channel_stride,
+// counted in elements. A stride of 0 repeats.
+struct Operand {
+    const void* data;         // null where the field using it says so
+    int64_t batch_stride;
+    int64_t time_stride;
+    uint32_t channel_stride;  // 0 or 1
+    uint32_t dtype;           // a DType; only read for grad_y, the others have the type of the kernel
+};
+static_assert(sizeof(Operand) == 32, "mirrored in Rust");
+
+constexpr int kMaxLevels = 3;
+
+// The tree of the look-back over chunks. Level l has one row per 2^shift[l] chunks; the rows of level `levels`
+// hold states, those below hold carries. A row is one packet (two for f64) per column and slot.
+struct LookBackPlan {
+    uint32_t levels;                 // 1..=kMaxLevels
+    uint32_t shift[kMaxLevels + 1];  // shift[0] = 0, rising
+    uint32_t begin[kMaxLevels + 1];  // first row of each level
+    uint32_t rows;                   // all rows; 0 where there is a single chunk
+};
+static_assert(sizeof(LookBackPlan) == 40, "mirrored in Rust");
+
+// One struct for both directions. Tensors that are written are contiguous; null means not wanted.
+// N is `batch`, or `sequences` where `offsets` is given. "Acc" is f64 for f64 kernels and f32 for all others.
+struct Params {
+    Operand x;
+    Operand a;
+    Operand b;
+    Operand c;       // null: all ones, so that y is h
+    Operand grad_y;  // backward; any DType; null: zeros
+
+    const void* initial_state;    // [N, D] Acc; null: zeros
+    const void* grad_last_state;  // backward: [N, D] Acc; null: zeros
+    const int64_t* offsets;       // packed sequences: N + 1 offsets into time, with batch = 1; else null
+
+    void* y;             // forward: [B, L, D] in y_dtype
+    void* last_state;    // forward: [N, D] Acc
+    void* saved_states;  // [B, ceil(L / 2^saved_shift), D] Acc: the state before each backward tile, in the order
+                         // in which time runs; written by the forward where given, read by the backward, which
+                         // needs it where da or dc is wanted
+    void* dx;            // backward: [B, L, D] in the type of the kernel; also da, db, dc
+    void* da;
+    void* db;
+    void* dc;
+    void* dh0;           // backward: [N, D] Acc
+
+    void* workspace;     // workspace_bytes(), 16-byte aligned, zeroed once when allocated; one launch at a time
+
+    int64_t length;        // L > 0
+    uint32_t batch;        // B > 0
+    uint32_t channels;     // D > 0
+    uint32_t sequences;    // read where offsets is given
+    uint32_t y_dtype;      // a DType; forward
+    uint32_t reverse;      // 1: time runs from L - 1 to 0
+    uint32_t saved_shift;  // log2 of the length of the backward kernel's tile
+    uint32_t chunks;       // ceil(L / length of the kernel's tile)
+    uint32_t channel_tiles;  // ceil(D / channels of the kernel's tile)
+    uint32_t zero;         // 0, which the compiler is not to know
+    uint32_t reserved;     // 0
+    LookBackPlan look_back;
+};
+static_assert(sizeof(Params) == 160 + 12 * 8 + 8 + 10 * 4 + 40, "mirrored in Rust, without padding");
+
+// Lives at the start of the workspace. The last block of a launch to finish prepares it for the next launch.
+struct WorkspaceHeader {
+    uint32_t ticket;    // next tile
+    uint32_t finished;  // blocks
+    uint32_t epoch;     // tag of the last launch
+    uint32_t reserved[29];
+};
+static_assert(sizeof(WorkspaceHeader) == 128, "keeps packets in cache lines of their own");
+
+// The shape of the tree decides in which order carries are combined, and so the rounding: it follows from the
+// length and the channels alone. A wide tensor has few tiles in flight per column, for which small groups do; a
+// narrow one needs long hops.
+QUICK_SSM_BOTH LookBackPlan default_radix(uint32_t channel_tiles) {
+    LookBackPlan plan = {};
+    plan.levels = 2;
+    plan.shift[1] = channel_tiles >= 8 ? 3 : 4;
+    plan.shift[2] = 2 * plan.shift[1];
+    return plan;
+}
+
+// Fills in the rows of a plan whose levels and shifts are set.
+QUICK_SSM_BOTH void place_rows(LookBackPlan& plan, uint32_t chunks) {
+    plan.rows = 0;
+    for (uint32_t level = 0; level <= plan.levels; ++level) {
+        plan.begin[level] = plan.rows;
+        if (chunks > 1) plan.rows += chunks >> plan.shift[level];
+    }
+}
+
+// Bytes of workspace for a kernel whose tile has `tile_channels` channels.
+QUICK_SSM_BOTH uint64_t workspace_bytes(const LookBackPlan& plan, uint32_t batch, uint32_t channel_tiles,
+                                        uint32_t tile_channels, uint32_t acc_bytes) {
+    return sizeof(WorkspaceHeader) +
+           static_cast<uint64_t>(plan.rows) * batch * channel_tiles * tile_channels * (4 * acc_bytes);
+}
+
+}  // namespace QUICK_SSM_NAMESPACE

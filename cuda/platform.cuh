@@ -1,0 +1,239 @@
+// What the kernels need from the machine: thread indices, barriers, streaming loads and stores, tagged
+// packets between blocks. One half is for nvcc; the other runs the same kernels on the CPU, under the
+// emulation in tests/simt.
+#pragma once
+
+#include <stdint.h>
+
+#ifndef QUICK_SSM_NAMESPACE
+#define QUICK_SSM_NAMESPACE quick_ssm
+#endif
+
+// How long a thread leaves the memory system alone between two polls.
+#ifndef QUICK_SSM_PAUSE_NANOSECONDS
+#define QUICK_SSM_PAUSE_NANOSECONDS 20
+#endif
+
+#ifdef __CUDACC__
+#define QUICK_SSM_DEVICE __device__ __forceinline__
+#define QUICK_SSM_BOTH __host__ __device__ __forceinline__
+#define QUICK_SSM_UNROLL _Pragma("unroll")
+// Barriers have names so that the emulation can leave one out and show that it is missed.
+#define QUICK_SSM_BARRIER(name) __syncthreads()
+#define QUICK_SSM_BARRIER_COUNT(name, predicate) __syncthreads_count(predicate)
+#define QUICK_SSM_SHARED(Type, variable)                                                              \
+    __shared__ __align__(16) unsigned char variable##_bytes[sizeof(Type)];                            \
+    Type& variable = *reinterpret_cast<Type*>(variable##_bytes)
+#define QUICK_SSM_ENTRY(name, ...)                                                                    \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__::Tile::kThreads, __VA_ARGS__::Tile::kBlocks) \
+        name(const __grid_constant__ QUICK_SSM_NAMESPACE::Params params) {                            \
+        __VA_ARGS__::run(params);                                                                     \
+    }
+#else
+#include "simt.hpp"
+#define QUICK_SSM_DEVICE inline
+#define QUICK_SSM_BOTH inline
+#define QUICK_SSM_UNROLL
+#define QUICK_SSM_BARRIER(name) simt::barrier(name)
+#define QUICK_SSM_BARRIER_COUNT(name, predicate) simt::barrier_count(name, predicate)
+#define QUICK_SSM_SHARED(Type, variable) Type& variable = *static_cast<Type*>(simt::shared(sizeof(Type)))
+#define QUICK_SSM_ENTRY(name, ...)                                                                    \
+    namespace QUICK_SSM_NAMESPACE {                                                                   \
+    static void name(const void* params) { __VA_ARGS__::run(*static_cast<const Params*>(params)); }   \
+    static const simt::Registration name##_registration(kernel_table(),                               \
+                                                        simt::describe<__VA_ARGS__>(#name, name));    \
+    }
+#endif
+
+namespace QUICK_SSM_NAMESPACE {
+
+// 16 bytes that travel between blocks: two 64-bit elements, each of which carries its own tag, so that
+// only the atomicity of 64-bit accesses is assumed and no fence is needed.
+struct alignas(16) Packet {
+    uint64_t element[2];
+};
+
+// An array in shared memory. The emulation checks its bounds and may switch threads at every access.
+template <class T, int kSize>
+struct SharedArray {
+    T values[kSize];
+#ifdef __CUDACC__
+    QUICK_SSM_DEVICE T& operator[](int index) { return values[index]; }
+#else
+    T& operator[](int index) {
+        simt::shared_access(index, kSize);
+        return values[index];
+    }
+#endif
+};
+
+#ifdef __CUDACC__
+
+QUICK_SSM_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
+QUICK_SSM_DEVICE uint32_t grid_blocks() { return gridDim.x; }
+
+QUICK_SSM_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
+QUICK_SSM_DEVICE uint32_t float_to_bits(float value) { return __float_as_uint(value); }
+QUICK_SSM_DEVICE double words_to_double(uint32_t low, uint32_t high) {
+    return __hiloint2double(static_cast<int>(high), static_cast<int>(low));
+}
+QUICK_SSM_DEVICE void double_to_words(double value, uint32_t& low, uint32_t& high) {
+    low = static_cast<uint32_t>(__double2loint(value));
+    high = static_cast<uint32_t>(__double2hiint(value));
+}
+
+// Every tensor element is read once: the loads leave no trace in L1, and L2 may drop them first.
+template <int kWords>
+QUICK_SSM_DEVICE void load_words(const void* address, uint32_t (&words)[kWords]) {
+    static_assert(kWords == 1 || kWords == 2 || kWords == 4, "4, 8 or 16 bytes");
+    if constexpr (kWords == 4) {
+        const uint4 value = __ldcs(static_cast<const uint4*>(address));
+        words[0] = value.x, words[1] = value.y, words[2] = value.z, words[3] = value.w;
+    } else if constexpr (kWords == 2) {
+        const uint2 value = __ldcs(static_cast<const uint2*>(address));
+        words[0] = value.x, words[1] = value.y;
+    } else {
+        words[0] = __ldcs(static_cast<const unsigned*>(address));
+    }
+}
+
+template <int kWords>
+QUICK_SSM_DEVICE void store_words(void* address, const uint32_t (&words)[kWords]) {
+    static_assert(kWords == 1 || kWords == 2 || kWords % 4 == 0, "4, 8 or a multiple of 16 bytes");
+    if constexpr (kWords >= 4) {
+        QUICK_SSM_UNROLL
+        for (int word = 0; word < kWords; word += 4) {
+            __stcs(static_cast<uint4*>(address) + word / 4,
+                   make_uint4(words[word], words[word + 1], words[word + 2], words[word + 3]));
+        }
+    } else if constexpr (kWords == 2) {
+        __stcs(static_cast<uint2*>(address), make_uint2(words[0], words[1]));
+    } else {
+        __stcs(static_cast<unsigned*>(address), words[0]);
+    }
+}
+
+template <class T>
+QUICK_SSM_DEVICE T load_value(const T* address) {
+    return *address;
+}
+template <class T>
+QUICK_SSM_DEVICE void store_value(T* address, T value) {
+    *address = value;
+}
+
+QUICK_SSM_DEVICE Packet load_packet(const Packet* address) {
+    Packet packet;
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(packet.element[0]), "=l"(packet.element[1])
+                 : "l"(address)
+                 : "memory");
+    return packet;
+}
+QUICK_SSM_DEVICE void store_packet(Packet* address, const Packet& packet) {
+    asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};"
+                 :
+                 : "l"(address), "l"(packet.element[0]), "l"(packet.element[1])
+                 : "memory");
+}
+
+QUICK_SSM_DEVICE uint32_t atomic_increment(uint32_t* address) { return atomicAdd(address, 1u); }
+
+// Between two polls of a packet that is not there yet.
+QUICK_SSM_DEVICE void pause() { __nanosleep(QUICK_SSM_PAUSE_NANOSECONDS); }
+
+// Hides where a value comes from, so that the compiler rederives what it computed from it instead of
+// keeping that in registers as well.
+QUICK_SSM_DEVICE void forget(uint32_t& word, uint32_t zero) { word ^= zero; }
+
+QUICK_SSM_DEVICE float half_to_float(uint16_t bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+// The low half of the result comes from `low`. Both roundings are to nearest even.
+QUICK_SSM_DEVICE uint32_t floats_to_halves(float low, float high) {
+    uint32_t bits;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+}
+QUICK_SSM_DEVICE uint32_t floats_to_bfloats(float low, float high) {
+    uint32_t bits;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+}
+
+#else
+
+inline int thread_index() { return simt::thread_index(); }
+inline uint32_t grid_blocks() { return simt::grid_blocks(); }
+
+inline float bits_to_float(uint32_t bits) { return simt::bit_cast<float>(bits); }
+inline uint32_t float_to_bits(float value) { return simt::bit_cast<uint32_t>(value); }
+inline double words_to_double(uint32_t low, uint32_t high) {
+    return simt::bit_cast<double>(static_cast<uint64_t>(high) << 32 | low);
+}
+inline void double_to_words(double value, uint32_t& low, uint32_t& high) {
+    const uint64_t bits = simt::bit_cast<uint64_t>(value);
+    low = static_cast<uint32_t>(bits);
+    high = static_cast<uint32_t>(bits >> 32);
+}
+
+template <int kWords>
+void load_words(const void* address, uint32_t (&words)[kWords]) {
+    simt::global_access(address, sizeof words < 16 ? sizeof words : 16);
+    __builtin_memcpy(words, address, sizeof words);
+}
+template <int kWords>
+void store_words(void* address, const uint32_t (&words)[kWords]) {
+    simt::global_access(address, sizeof words < 16 ? sizeof words : 16);
+    __builtin_memcpy(address, words, sizeof words);
+}
+template <class T>
+T load_value(const T* address) {
+    simt::global_access(address, sizeof(T));
+    return *address;
+}
+template <class T>
+void store_value(T* address, T value) {
+    simt::global_access(address, sizeof(T));
+    *address = value;
+}
+
+// Nothing orders the two elements of a packet: the emulation lets other threads run between them.
+inline Packet load_packet(const Packet* address) {
+    Packet packet;
+    simt::shared_by_blocks(address, sizeof(Packet));
+    const int first = simt::coin() ? 1 : 0;
+    packet.element[first] = address->element[first];
+    simt::shared_by_blocks(address, sizeof(Packet));
+    packet.element[1 - first] = address->element[1 - first];
+    return packet;
+}
+inline void store_packet(Packet* address, const Packet& packet) {
+    simt::shared_by_blocks(address, sizeof(Packet));
+    const int first = simt::coin() ? 1 : 0;
+    address->element[first] = packet.element[first];
+    simt::shared_by_blocks(address, sizeof(Packet));
+    address->element[1 - first] = packet.element[1 - first];
+    simt::progress();
+}
+inline uint32_t atomic_increment(uint32_t* address) {
+    simt::shared_by_blocks(address, sizeof(uint32_t));
+    simt::progress();
+    return (*address)++;
+}
+inline void pause() { simt::spin(); }
+inline void forget(uint32_t&, uint32_t) {}
+
+inline float half_to_float(uint16_t bits) { return simt::half_to_float(bits); }
+inline uint32_t floats_to_halves(float low, float high) {
+    return simt::float_to_half(low) | static_cast<uint32_t>(simt::float_to_half(high)) << 16;
+}
+inline uint32_t floats_to_bfloats(float low, float high) {
+    return simt::float_to_bfloat(low) | static_cast<uint32_t>(simt::float_to_bfloat(high)) << 16;
+}
+
+#endif
+
+}  // namespace QUICK_SSM_NAMESPACE

@@ -1,0 +1,34 @@
+// The shape of a tile: how threads divide its time steps and channels among them.
+#pragma once
+
+#include "element.cuh"
+
+namespace QUICK_SSM_NAMESPACE {
+
+// A thread owns `kSteps` consecutive steps of `kVector` channels. `kLanes` threads side by side cover the
+// channels, `kSegments` rows of them the time. Results depend on kSteps and kSegments, not on the rest.
+template <class T, int kVector_, int kSteps_, int kLanes_, int kSegments_, int kBlocks_, int kPoll_>
+struct TileShape {
+    using Value = T;
+    using Acc = AccOf<T>;
+    static constexpr int kVector = kVector_;
+    static constexpr int kSteps = kSteps_;
+    static constexpr int kLanes = kLanes_;
+    static constexpr int kSegments = kSegments_;
+    static constexpr int kBlocks = kBlocks_;  // blocks per multiprocessor that registers must leave room for
+    static constexpr int kPoll = kPoll_;      // packets of other tiles that a thread asks for at a time
+    static constexpr int kThreads = kLanes * kSegments;
+    static constexpr int kChannels = kLanes * kVector;
+    static constexpr int kLength = kSteps * kSegments;
+    static constexpr int kParts = kThreads / kChannels;  // threads that share the look-back of one channel
+    // Rows of carries in shared memory, padded so that the segments of a half warp fall into different banks.
+    static constexpr int kRow = kChannels + (kLanes < 16 ? kLanes : 0);
+
+    static_assert(kThreads % kChannels == 0, "every channel of a tile has a thread for its carry");
+    static_assert((kLength & (kLength - 1)) == 0, "saved states lie a power of two apart");
+    static_assert(kSteps <= 32, "steps of a segment are bits of a word");
+    static_assert(kVector * sizeof(T) % 4 == 0 && kVector * sizeof(T) <= 16, "one access per step");
+    static_assert(kThreads <= 1024, "a block");
+};
+
+}  // namespace QUICK_SSM_NAMESPACE

@@ -1,0 +1,16 @@
+//! The scan by the kernels of `cuda/`: one launch forward, and one backward.
+//!
+//! The [`passes`] read their arguments in place, wherever tensors and kernels live; [`Queue`] is a CUDA device.
+
+#[cfg(feature = "cuda")]
+mod device;
+#[cfg(feature = "cuda")]
+mod module;
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+pub(crate) mod params;
+pub(crate) mod passes;
+#[cfg(feature = "cuda")]
+mod workspace;
+
+#[cfg(feature = "cuda")]
+pub(crate) use device::Queue;

@@ -1,0 +1,348 @@
+//! What the kernels in `cuda/` are told: the mirror of `params.cuh` and `tuning.cuh`, and the rules of their entry points.
+//!
+//! Addresses are plain numbers, 0 for null. Nothing here touches a device: the emulation of the kernels on the CPU uses
+//! the same structs.
+
+use candle_core::{bail, DType, Result};
+
+/// Which way a kernel goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// `y`, the last and the saved states.
+    Forward,
+    /// The gradients.
+    Backward,
+}
+
+/// How a kernel cuts a tensor, in the numbers of `tuning.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tile {
+    /// Channels per thread, which `_vector` kernels access at once.
+    pub vector: u32,
+    /// Time steps per thread.
+    pub steps: u32,
+    /// Threads side by side along the channels.
+    pub lanes: u32,
+    /// Rows of threads along time.
+    pub segments: u32,
+}
+
+impl Tile {
+    /// The tile of each kernel.
+    const fn of(direction: Direction, dtype: Code) -> Self {
+        let (vector, steps, lanes, segments) = match (direction, dtype) {
+            (Direction::Forward, Code::F32) => (4, 8, 16, 8),
+            (Direction::Forward, Code::F16 | Code::BF16) => (8, 8, 8, 16),
+            (Direction::Forward, Code::F64) => (2, 4, 16, 8),
+            (Direction::Backward, Code::F32) => (4, 4, 16, 8),
+            (Direction::Backward, Code::F16 | Code::BF16) => (4, 8, 16, 8),
+            (Direction::Backward, Code::F64) => (2, 4, 16, 8),
+        };
+        Self { vector, steps, lanes, segments }
+    }
+
+    /// Channels of a tile.
+    pub const fn channels(self) -> u32 {
+        self.lanes * self.vector
+    }
+
+    /// Time steps of a tile.
+    pub const fn len(self) -> u32 {
+        self.segments * self.steps
+    }
+
+    /// Threads of a block, which computes one tile at a time.
+    pub const fn threads(self) -> u32 {
+        self.lanes * self.segments
+    }
+}
+
+/// The dtypes as the kernels number them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Code {
+    F32 = 0,
+    F16 = 1,
+    BF16 = 2,
+    F64 = 3,
+}
+
+impl Code {
+    fn of(dtype: DType) -> Result<Self> {
+        match dtype {
+            DType::F32 => Ok(Self::F32),
+            DType::F16 => Ok(Self::F16),
+            DType::BF16 => Ok(Self::BF16),
+            DType::F64 => Ok(Self::F64),
+            _ => bail!("scan: expected dtype f16, bf16, f32 or f64, got {dtype:?}"),
+        }
+    }
+
+    const fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+            Self::F64 => 8,
+        }
+    }
+}
+
+/// A dtype as the kernels number it.
+pub fn dtype_code(dtype: DType) -> Result<u32> {
+    Ok(Code::of(dtype)? as u32)
+}
+
+/// A tensor that is read: element `(i, t, d)` lies at `data + i * batch_stride + t * time_stride + d * channel_stride`.
+///
+/// Strides count elements; one of 0 repeats.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Operand {
+    pub data: u64,
+    pub batch_stride: i64,
+    pub time_stride: i64,
+    pub channel_stride: u32,
+    /// That of `grad_y`; the others have the dtype of the kernel.
+    pub dtype: u32,
+}
+
+impl Operand {
+    /// A `[B, L, D]` tensor whose first element lies at `data`.
+    ///
+    /// A dimension of one element has no stride to speak of: it gets one that suits every kernel.
+    pub fn new(data: u64, dims: [usize; 3], strides: [usize; 3], dtype: DType) -> Result<Self> {
+        let stride = |dim: usize| -> Result<i64> {
+            match i64::try_from(strides[dim]) {
+                _ if dims[dim] <= 1 => Ok(0),
+                Ok(stride) => Ok(stride),
+                Err(_) => bail!("scan: expected strides below 2^63, got {strides:?}"),
+            }
+        };
+        let channel_stride = match strides[2] {
+            _ if dims[2] <= 1 => 1,
+            0 => 0,
+            1 => 1,
+            other => bail!("scan: expected a channel stride of 0 or 1, got {other}"),
+        };
+        let (batch_stride, time_stride) = (stride(0)?, stride(1)?);
+        Ok(Self { data, batch_stride, time_stride, channel_stride, dtype: dtype_code(dtype)? })
+    }
+
+    /// Whether `vector` elements of `bytes` each can be read at once, wherever a row starts.
+    fn aligned(&self, vector: u32, bytes: u64) -> bool {
+        let rows = [self.batch_stride, self.time_stride];
+        self.data == 0
+            || self.channel_stride == 1
+                && self.data.is_multiple_of(u64::from(vector) * bytes)
+                && rows.iter().all(|stride| stride % i64::from(vector) == 0)
+    }
+}
+
+const MAX_LEVELS: usize = 3;
+
+/// The tree of carries over the chunks of time.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LookBackPlan {
+    pub levels: u32,
+    pub shift: [u32; MAX_LEVELS + 1],
+    pub begin: [u32; MAX_LEVELS + 1],
+    pub rows: u32,
+}
+
+impl LookBackPlan {
+    /// The plan for a number of chunks, of at most `i32::MAX`.
+    ///
+    /// It decides in which order carries are combined, so it follows from the length and the channels alone.
+    fn new(chunks: u32, channel_tiles: u32) -> Self {
+        let radix = if channel_tiles >= 8 { 3 } else { 4 };
+        Self::with_shifts(chunks, &[radix, 2 * radix])
+    }
+
+    /// The plan whose level `l` has a row per `2^shifts[l - 1]` chunks; at most three levels.
+    pub fn with_shifts(chunks: u32, shifts: &[u32]) -> Self {
+        let mut plan = Self::default();
+        for (level, &shift) in (0u32..).zip([0].iter().chain(shifts)).take(MAX_LEVELS + 1) {
+            plan.levels = level;
+            plan.shift[level as usize] = shift;
+            plan.begin[level as usize] = plan.rows;
+            plan.rows += if chunks > 1 { chunks >> shift } else { 0 };
+        }
+        plan
+    }
+}
+
+/// All arguments of a launch.
+///
+/// Tensors that are written are contiguous, and null where they are not wanted. `N` is the batch, or the number of packed
+/// sequences. States are in the accumulation dtype.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Params {
+    pub x: Operand,
+    pub a: Operand,
+    pub b: Operand,
+    /// Null: ones.
+    pub c: Operand,
+    /// Null: zeros, of the dtype that is given nevertheless.
+    pub grad_y: Operand,
+
+    /// `[N, D]`; null: zeros.
+    pub initial_state: u64,
+    /// `[N, D]`; null: zeros.
+    pub grad_last_state: u64,
+    /// Of packed sequences: `N + 1` of i64.
+    pub offsets: u64,
+
+    /// `[B, L, D]` of `y_dtype`.
+    pub y: u64,
+    /// `[N, D]`.
+    pub last_state: u64,
+    /// `[B, saved_rows, D]`, in the order in which time runs.
+    pub saved_states: u64,
+    pub dx: u64,
+    pub da: u64,
+    pub db: u64,
+    pub dc: u64,
+    pub dh0: u64,
+
+    /// Of `Kernel::workspace_bytes`, at a multiple of 16, zeroed when it was allocated.
+    pub workspace: u64,
+
+    pub length: i64,
+    pub batch: u32,
+    pub channels: u32,
+    pub sequences: u32,
+    pub y_dtype: u32,
+    pub reverse: u32,
+    pub saved_shift: u32,
+    pub chunks: u32,
+    pub channel_tiles: u32,
+    pub zero: u32,
+    pub reserved: u32,
+    pub look_back: LookBackPlan,
+}
+
+const _: () = assert!(size_of::<Operand>() == 32);
+const _: () = assert!(size_of::<LookBackPlan>() == 40);
+const _: () = assert!(size_of::<Params>() == 344);
+const _: () = assert!(std::mem::offset_of!(Params, length) == 256);
+const _: () = assert!(std::mem::offset_of!(Params, look_back) == 304);
+
+/// Bytes before the first packet of a workspace.
+const WORKSPACE_HEADER: u64 = 128;
+
+impl Params {
+    /// The number of tiles, each of which one block computes.
+    pub fn tiles(&self) -> u32 {
+        self.batch * self.channel_tiles * self.chunks
+    }
+}
+
+/// The kernels of one direction and dtype.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kernel {
+    direction: Direction,
+    dtype: Code,
+    tile: Tile,
+    /// Steps between saved states.
+    saved_len: u32,
+}
+
+impl Kernel {
+    /// The kernels that read and write tensors of `dtype`.
+    pub fn new(direction: Direction, dtype: DType) -> Result<Self> {
+        let dtype = Code::of(dtype)?;
+        let saved_len = Tile::of(Direction::Backward, dtype).len();
+        Ok(Self { direction, dtype, tile: Tile::of(direction, dtype), saved_len })
+    }
+
+    /// The kernels compiled with another tile, where those of the backward pass have `saved_len` steps.
+    #[cfg(feature = "simt")]
+    pub fn with_tile(self, tile: Tile, saved_len: u32) -> Self {
+        Self { tile, saved_len, ..self }
+    }
+
+    /// How they cut tensors.
+    pub const fn tile(self) -> Tile {
+        self.tile
+    }
+
+    /// The name of the file in `cuda/` that holds them.
+    pub const fn name(self) -> &'static str {
+        match (self.direction, self.dtype) {
+            (Direction::Forward, Code::F32) => "forward_f32",
+            (Direction::Forward, Code::F16) => "forward_f16",
+            (Direction::Forward, Code::BF16) => "forward_bf16",
+            (Direction::Forward, Code::F64) => "forward_f64",
+            (Direction::Backward, Code::F32) => "backward_f32",
+            (Direction::Backward, Code::F16) => "backward_f16",
+            (Direction::Backward, Code::BF16) => "backward_bf16",
+            (Direction::Backward, Code::F64) => "backward_f64",
+        }
+    }
+
+    /// The sizes of `[B, L, D]` tensors, none of which is 0, and what follows from them; every tensor is null.
+    pub fn params(self, [batch, len, channels]: [usize; 3]) -> Result<Params> {
+        let tile = self.tile();
+        // tickets, which count tiles and blocks, have 32 bits
+        let small = |name: &str, size: u64| match u32::try_from(size) {
+            Ok(size) if (1..=i32::MAX as u32).contains(&size) => Ok(size),
+            _ => bail!("scan: expected {name} of 1 to 2^31 - 1, got {size} from [{batch}, {len}, {channels}]"),
+        };
+        let batch = small("a batch", batch as u64)?;
+        let channels = small("channels", channels as u64)?;
+        let chunks = small("chunks of time", (len as u64).div_ceil(tile.len().into()))?;
+        let channel_tiles = channels.div_ceil(tile.channels());
+        let columns = small("tiles", u64::from(batch) * u64::from(channel_tiles))?;
+        small("tiles", u64::from(columns) * u64::from(chunks))?;
+        Ok(Params {
+            grad_y: Operand { dtype: self.dtype as u32, ..Operand::default() },
+            length: len as i64,
+            batch,
+            channels,
+            sequences: batch,
+            y_dtype: self.dtype as u32,
+            saved_shift: self.saved_len.trailing_zeros(),
+            chunks,
+            channel_tiles,
+            look_back: LookBackPlan::new(chunks, channel_tiles),
+            ..Params::default()
+        })
+    }
+
+    /// Saved states per batch element of `len` steps: one before each tile of the backward pass.
+    pub fn saved_rows(self, len: usize) -> usize {
+        len.div_ceil(self.saved_len as usize)
+    }
+
+    /// Bytes of the workspace of a launch: two words with a tag each per column of a row, and twice that for f64.
+    pub fn workspace_bytes(self, params: &Params) -> u64 {
+        let columns = u64::from(params.batch) * u64::from(params.channel_tiles) * u64::from(self.tile().channels());
+        let packet = 4 * if self.dtype == Code::F64 { 8 } else { 4 };
+        WORKSPACE_HEADER + u64::from(params.look_back.rows) * columns * packet
+    }
+
+    /// The entry point for these arguments; all give the same bits.
+    pub fn entry(self, params: &Params) -> String {
+        let access = if self.vectorised(params) { "vector" } else { "element" };
+        let packed = if params.offsets != 0 { "_packed" } else { "" };
+        format!("quick_ssm_{}_{access}{packed}", self.name())
+    }
+
+    /// Whether every row of every tensor can be accessed by vectors.
+    fn vectorised(self, p: &Params) -> bool {
+        let (vector, bytes) = (self.tile().vector, self.dtype.bytes());
+        // a grad_y of another dtype is read by elements
+        let grad_y = (p.grad_y.dtype == self.dtype as u32).then_some(&p.grad_y);
+        let contiguous =
+            [p.initial_state, p.grad_last_state, p.y, p.last_state, p.saved_states, p.dx, p.da, p.db, p.dc, p.dh0];
+        p.channels.is_multiple_of(vector)
+            && [&p.x, &p.a, &p.b, &p.c].into_iter().chain(grad_y).all(|t| t.aligned(vector, bytes))
+            && contiguous.iter().all(|address| address.is_multiple_of(16))
+    }
+}
+
+#[cfg(test)]
+#[path = "params_tests.rs"]
+mod tests;

@@ -1,0 +1,128 @@
+use super::*;
+
+const DTYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F64];
+const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Backward];
+
+/// The numbers after `#define QUICK_SSM_<name>` in `tuning.cuh`.
+fn tuning(name: &str) -> Vec<u32> {
+    let text = include_str!("../../cuda/tuning.cuh");
+    let define = format!("#define QUICK_SSM_{name} ");
+    let line = text.lines().find_map(|line| line.strip_prefix(&define)).unwrap();
+    line.split(',').map(|number| number.trim().parse().unwrap()).collect()
+}
+
+#[test]
+fn tiles_are_those_of_the_kernels() {
+    for direction in DIRECTIONS {
+        for dtype in DTYPES {
+            let kernel = Kernel::new(direction, dtype).unwrap();
+            let Tile { vector, steps, lanes, segments } = kernel.tile();
+            assert_eq!(tuning(&kernel.name().to_uppercase())[..4], [vector, steps, lanes, segments], "{kernel:?}");
+            assert_eq!(kernel.tile().threads(), 128);
+            assert!(kernel.tile().len().is_power_of_two());
+        }
+    }
+}
+
+#[test]
+fn integers_have_no_kernel() {
+    let error = Kernel::new(Direction::Forward, DType::U8).unwrap_err().to_string();
+    assert!(error.contains("expected dtype f16, bf16, f32 or f64, got U8"), "{error}");
+}
+
+#[test]
+fn sizes_follow_from_the_shape() {
+    let kernel = Kernel::new(Direction::Forward, DType::F32).unwrap();
+    let params = kernel.params([3, 129, 65]).unwrap();
+    assert_eq!((params.batch, params.length, params.channels), (3, 129, 65));
+    assert_eq!((params.chunks, params.channel_tiles, params.tiles()), (3, 2, 18));
+    assert_eq!((params.saved_shift, kernel.saved_rows(129)), (5, 5));
+    // a row per chunk, none per 16 of them
+    assert_eq!(params.look_back.rows, 3);
+    assert_eq!(kernel.workspace_bytes(&params), 128 + 3 * (3 * 2 * 64) * 16);
+    let kernel = Kernel::new(Direction::Backward, DType::F64).unwrap();
+    let params = kernel.params([1, 64, 32]).unwrap();
+    assert_eq!(kernel.workspace_bytes(&params), 128 + 2 * 32 * 32);
+}
+
+#[test]
+fn the_tree_of_carries() {
+    let wide = LookBackPlan::new(1000, 8);
+    assert_eq!((wide.levels, wide.shift, wide.begin), (2, [0, 3, 6, 0], [0, 1000, 1125, 0]));
+    assert_eq!(wide.rows, 1000 + 125 + 15);
+    let narrow = LookBackPlan::new(1000, 7);
+    assert_eq!((narrow.shift, narrow.rows), ([0, 4, 8, 0], 1000 + 62 + 3));
+    let single = LookBackPlan::new(1, 1);
+    assert_eq!((single.begin, single.rows), ([0; 4], 0));
+    let three = LookBackPlan::with_shifts(64, &[1, 2, 3]);
+    assert_eq!((three.levels, three.begin, three.rows), (3, [0, 64, 96, 112], 120));
+}
+
+#[test]
+fn too_many_tiles() {
+    let kernel = Kernel::new(Direction::Forward, DType::F32).unwrap();
+    let most = kernel.params([1, (1 << 37) - 64, 1]).unwrap();
+    assert_eq!(most.chunks, i32::MAX as u32);
+    for dims in [[1, 1 << 37, 1], [1 << 31, 1, 1], [1, 1, 1 << 31], [1 << 16, 1 << 16, 1 << 16], [1, 0, 1]] {
+        let error = kernel.params(dims).unwrap_err().to_string();
+        assert!(error.contains("2^31 - 1, got"), "{error}");
+    }
+}
+
+/// Arguments of a `[4, 8, 64]` scan in one allocation per tensor.
+fn aligned(kernel: Kernel, dtype: DType) -> Params {
+    let dims = [4, 8, 64];
+    let operand = |address| Operand::new(address, dims, [512, 64, 1], dtype).unwrap();
+    let (x, a, b, c) = (operand(0x1000), operand(0x2000), operand(0x3000), operand(0x4000));
+    Params { x, a, b, c, y: 0x5000, ..kernel.params(dims).unwrap() }
+}
+
+#[test]
+fn entry_points() {
+    for direction in DIRECTIONS {
+        for dtype in DTYPES {
+            let kernel = Kernel::new(direction, dtype).unwrap();
+            let mut params = aligned(kernel, dtype);
+            assert_eq!(kernel.entry(&params), format!("quick_ssm_{}_vector", kernel.name()));
+            params.offsets = 0x6000;
+            assert_eq!(kernel.entry(&params), format!("quick_ssm_{}_vector_packed", kernel.name()));
+            params.a.data += dtype.size_in_bytes() as u64;
+            assert_eq!(kernel.entry(&params), format!("quick_ssm_{}_element_packed", kernel.name()));
+        }
+    }
+}
+
+#[test]
+fn vectors_need_alignment() {
+    let kernel = Kernel::new(Direction::Backward, DType::BF16).unwrap();
+    let fine = aligned(kernel, DType::BF16);
+    let vectorised = |change: fn(&mut Params)| {
+        let mut params = fine;
+        change(&mut params);
+        kernel.vectorised(&params)
+    };
+    // four channels of two bytes
+    assert!(vectorised(|p| p.x.data += 8));
+    assert!(!vectorised(|p| p.x.data += 4));
+    assert!(vectorised(|p| p.b.time_stride = 0));
+    assert!(!vectorised(|p| p.b.time_stride = 66));
+    assert!(!vectorised(|p| p.b.batch_stride = 514));
+    assert!(!vectorised(|p| p.c.channel_stride = 0));
+    assert!(vectorised(|p| p.c = Operand::default()));
+    assert!(!vectorised(|p| p.channels = 66));
+    assert!(!vectorised(|p| p.dx = 0x7008));
+    assert!(!vectorised(|p| p.saved_states = 0x7008));
+    // a gradient of another dtype is not read by vectors
+    assert!(!vectorised(|p| p.grad_y = Operand { data: 0x8002, dtype: 2, ..p.x }));
+    assert!(vectorised(|p| p.grad_y = Operand { data: 0x8004, dtype: 0, ..p.x }));
+}
+
+#[test]
+fn strides_of_single_elements_do_not_matter() {
+    let operand = Operand::new(0x1000, [1, 1, 64], [777, 333, 1], DType::F32).unwrap();
+    assert_eq!((operand.batch_stride, operand.time_stride, operand.channel_stride), (0, 0, 1));
+    let operand = Operand::new(0x1000, [2, 2, 1], [2, 1, 5], DType::F32).unwrap();
+    assert_eq!((operand.batch_stride, operand.time_stride, operand.channel_stride), (2, 1, 1));
+    let error = Operand::new(0x1000, [1, 2, 3], [6, 1, 2], DType::F32).unwrap_err().to_string();
+    assert!(error.contains("expected a channel stride of 0 or 1, got 2"), "{error}");
+}

@@ -1,0 +1,256 @@
+//! The two passes: results, addresses and the launch.
+
+use candle_core::op::BackpropOp;
+use candle_core::{bail, DType, Layout, Result, Shape, Storage, StorageRef, Tensor};
+
+use super::params::{dtype_code, Direction, Kernel, Operand, Params};
+use crate::backend::{Forward, Gradients, Inputs, Wanted};
+use crate::problem::{Problem, Sequences};
+
+/// Who holds tensors and runs kernels: a CUDA device, or the emulation of one.
+pub(crate) trait Machine {
+    /// Lives until everything that uses an address has been launched.
+    type Guard<'a>
+    where
+        Self: 'a;
+
+    /// The kernels for tensors of `dtype`.
+    fn kernel(&self, direction: Direction, dtype: DType) -> Result<Kernel>;
+
+    /// Memory for `elements` elements, which are anything yet.
+    fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage>;
+
+    /// The address of what is read: of floating numbers, or of offsets in i64.
+    fn address<'a>(&'a self, storage: &'a Storage) -> Result<(u64, Self::Guard<'a>)>;
+
+    /// The address of what is written, of floating numbers.
+    fn address_mut<'a>(&'a self, storage: &'a mut Storage) -> Result<(u64, Self::Guard<'a>)>;
+
+    /// Runs a kernel, or queues it.
+    ///
+    /// # Safety
+    /// The addresses in `params` must be null where the kernel allows it, or those of memory of this machine that holds as
+    /// many elements of that dtype as the kernel reads or writes there, until it has run; only the workspace is added
+    /// here.
+    unsafe fn launch(&self, kernel: Kernel, params: Params) -> Result<()>;
+}
+
+/// The forward pass: `y`, the `last` states, and those before each tile of the backward pass (`save`).
+pub(crate) fn forward<M: Machine>(
+    machine: &M,
+    p: &Problem,
+    inputs: &Inputs,
+    y: bool,
+    last: bool,
+    save: bool,
+) -> Result<Forward> {
+    let dims: [usize; 3] = p.dims().into();
+    let results = |wanted: bool, elements: usize, dtype| wanted.then(|| machine.allocate(elements, dtype)).transpose();
+    if is_empty(dims) {
+        let last = last.then(|| passed_on(machine, p, inputs.h0.as_ref())).transpose()?;
+        let last = last.map(|h| h.storage_and_layout().0.try_clone(h.layout())).transpose()?;
+        return Ok(Forward { y: results(y, 0, p.out)?, last, saved: None });
+    }
+    let kernel = machine.kernel(Direction::Forward, p.dtype)?;
+    let mut params = kernel.params(dims)?;
+    let saved_dims = (p.batch, kernel.saved_rows(p.len), p.channels);
+    let mut y = results(y, dims.iter().product(), p.out)?;
+    let mut last = results(last, states(p), p.acc)?;
+    let mut saved = results(save, saved_dims.0 * saved_dims.1 * saved_dims.2, p.acc)?;
+
+    let offsets = offsets(p)?;
+    let arguments = Arguments::new(inputs, offsets.as_ref());
+    let mut access = Access::new(machine);
+    arguments.fill(&mut params, p, &mut access)?;
+    params.y_dtype = dtype_code(p.out)?;
+    params.y = access.result(y.as_mut())?;
+    params.last_state = access.result(last.as_mut())?;
+    params.saved_states = access.result(saved.as_mut())?;
+    // SAFETY: `access` has checked what is read and lives until after the launch, and the results have the sizes and dtypes
+    // that the kernel writes.
+    unsafe { machine.launch(kernel, params) }?;
+    drop(access);
+    Ok(Forward { y, last, saved: saved.map(|states| tensor(states, saved_dims)) })
+}
+
+/// The backward pass; without `saved` it computes the states before each of its tiles first.
+pub(crate) fn backward<M: Machine>(
+    machine: &M,
+    p: &Problem,
+    inputs: &Inputs,
+    saved: Option<&Tensor>,
+    grad_y: Option<&Tensor>,
+    grad_last: Option<&Tensor>,
+    wanted: Wanted,
+) -> Result<Gradients> {
+    let dims: [usize; 3] = p.dims().into();
+    let full = |wanted: bool| wanted.then(|| machine.allocate(dims.iter().product(), p.dtype)).transpose();
+    let like_x = |gradient: Option<Storage>| gradient.map(|storage| tensor(storage, p.dims()));
+    let [mut dx, mut da, mut db, mut dc] = [full(wanted.x)?, full(wanted.a)?, full(wanted.b)?, full(wanted.c)?];
+    if is_empty(dims) {
+        let h0 = wanted.h0.then(|| passed_on(machine, p, grad_last)).transpose()?;
+        return Ok(Gradients { x: like_x(dx), a: like_x(da), b: like_x(db), c: like_x(dc), h0 });
+    }
+    let kernel = machine.kernel(Direction::Backward, p.dtype)?;
+    let mut params = kernel.params(dims)?;
+    // the states within a tile have no part in the other gradients
+    let need_states = wanted.a || wanted.c;
+    let computed = match saved {
+        None if need_states => forward(machine, p, inputs, false, false, true)?.saved,
+        _ => None,
+    };
+    let saved = saved.or(computed.as_ref()).filter(|_| need_states).map(Held::new);
+    let (grad_y, grad_last) = (grad_y.map(Held::new), grad_last.map(Held::new));
+    let mut dh0 = wanted.h0.then(|| machine.allocate(states(p), p.acc)).transpose()?;
+
+    let offsets = offsets(p)?;
+    let arguments = Arguments::new(inputs, offsets.as_ref());
+    let mut access = Access::new(machine);
+    arguments.fill(&mut params, p, &mut access)?;
+    params.grad_y = access.operand(grad_y.as_ref(), dims, p.out)?;
+    params.grad_last_state = access.contiguous(grad_last.as_ref(), states(p), p.acc)?;
+    params.saved_states = access.contiguous(saved.as_ref(), p.batch * kernel.saved_rows(p.len) * p.channels, p.acc)?;
+    params.dx = access.result(dx.as_mut())?;
+    params.da = access.result(da.as_mut())?;
+    params.db = access.result(db.as_mut())?;
+    params.dc = access.result(dc.as_mut())?;
+    params.dh0 = access.result(dh0.as_mut())?;
+    // SAFETY: `access` has checked what is read, the saved states that `need_states` asks for included, and lives until
+    // after the launch; the gradients have the sizes and dtypes that the kernel writes.
+    unsafe { machine.launch(kernel, params) }?;
+    drop(access);
+    let h0 = dh0.map(|storage| tensor(storage, p.state_dims()));
+    Ok(Gradients { x: like_x(dx), a: like_x(da), b: like_x(db), c: like_x(dc), h0 })
+}
+
+/// Whether there is nothing to launch a kernel on.
+fn is_empty(dims: [usize; 3]) -> bool {
+    dims.contains(&0)
+}
+
+/// Elements of the states of all sequences.
+fn states(p: &Problem) -> usize {
+    let (sequences, channels) = p.state_dims();
+    sequences * channels
+}
+
+/// What sequences without steps make of a state, or of its gradient: the same, or zeros.
+fn passed_on<M: Machine>(machine: &M, p: &Problem, state: Option<&Tensor>) -> Result<Tensor> {
+    match state {
+        _ if states(p) == 0 => Ok(tensor(machine.allocate(0, p.acc)?, p.state_dims())),
+        Some(state) => state.force_contiguous(),
+        None => Tensor::zeros(p.state_dims(), p.acc, &p.device),
+    }
+}
+
+/// The offsets of packed sequences, in the device's memory.
+fn offsets(p: &Problem) -> Result<Option<Tensor>> {
+    let Sequences::Packed(offsets) = &p.sequences else { return Ok(None) };
+    let offsets: Vec<i64> = offsets.iter().map(|&offset| offset as i64).collect();
+    let count = offsets.len();
+    Tensor::from_vec(offsets, count, &p.device).map(Some)
+}
+
+/// A result as a tensor.
+fn tensor<S: Into<Shape>>(storage: Storage, shape: S) -> Tensor {
+    Tensor::from_storage(storage, shape, BackpropOp::none(), false)
+}
+
+/// A tensor's storage, held for reading.
+struct Held<'a>(StorageRef<'a>, &'a Layout);
+
+impl<'a> Held<'a> {
+    fn new(t: &'a Tensor) -> Self {
+        let (storage, layout) = t.storage_and_layout();
+        Self(storage, layout)
+    }
+}
+
+/// What both passes read.
+struct Arguments<'a> {
+    x: Held<'a>,
+    a: Held<'a>,
+    b: Held<'a>,
+    c: Option<Held<'a>>,
+    h0: Option<Held<'a>>,
+    /// Of packed sequences, in the device's memory.
+    offsets: Option<Held<'a>>,
+}
+
+impl<'a> Arguments<'a> {
+    fn new(inputs: &'a Inputs, offsets: Option<&'a Tensor>) -> Self {
+        let (c, h0) = (inputs.c.as_ref().map(Held::new), inputs.h0.as_ref().map(Held::new));
+        let offsets = offsets.map(Held::new);
+        Self { x: Held::new(&inputs.x), a: Held::new(&inputs.a), b: Held::new(&inputs.b), c, h0, offsets }
+    }
+
+    fn fill<'s, M: Machine>(&'s self, params: &mut Params, p: &Problem, access: &mut Access<'s, M>) -> Result<()> {
+        let dims: [usize; 3] = p.dims().into();
+        params.x = access.operand(Some(&self.x), dims, p.dtype)?;
+        params.a = access.operand(Some(&self.a), dims, p.dtype)?;
+        params.b = access.operand(Some(&self.b), dims, p.dtype)?;
+        params.c = access.operand(self.c.as_ref(), dims, p.dtype)?;
+        params.initial_state = access.contiguous(self.h0.as_ref(), states(p), p.acc)?;
+        params.offsets = access.contiguous(self.offsets.as_ref(), p.num_sequences() + 1, DType::I64)?;
+        params.reverse = p.reverse.into();
+        params.sequences = match u32::try_from(p.num_sequences()) {
+            Ok(sequences) if sequences < i32::MAX as u32 => sequences,
+            _ => bail!("cu_seqlens: expected fewer than 2^31 sequences, got {}", p.num_sequences()),
+        };
+        Ok(())
+    }
+}
+
+/// The addresses that one launch uses.
+///
+/// It has to live until everything is launched.
+struct Access<'a, M: Machine> {
+    machine: &'a M,
+    guards: Vec<M::Guard<'a>>,
+}
+
+impl<'a, M: Machine> Access<'a, M> {
+    fn new(machine: &'a M) -> Self {
+        Self { machine, guards: Vec::new() }
+    }
+
+    /// The first element of a tensor that is read, which has to be of `dtype`.
+    fn first(&mut self, t: &'a Held, dtype: DType) -> Result<u64> {
+        let got = t.0.dtype();
+        if got != dtype {
+            bail!("scan: expected dtype {dtype:?}, got {got:?}")
+        }
+        let (address, guard) = self.machine.address(&t.0)?;
+        self.guards.push(guard);
+        Ok(address + (t.1.start_offset() * dtype.size_in_bytes()) as u64)
+    }
+
+    /// A `[B, L, D]` tensor that is read; null for none.
+    fn operand(&mut self, t: Option<&'a Held>, dims: [usize; 3], dtype: DType) -> Result<Operand> {
+        let Some(t) = t else { return Operand::new(0, dims, [0; 3], dtype) };
+        let &[batch, time, channel] = t.1.stride() else {
+            bail!("scan: expected three dimensions, got {:?}", t.1.dims())
+        };
+        if t.1.dims() != dims {
+            bail!("scan: expected shape {dims:?}, got {:?}", t.1.dims())
+        }
+        Operand::new(self.first(t, dtype)?, dims, [batch, time, channel], dtype)
+    }
+
+    /// Contiguous states or offsets that are read; null for none.
+    fn contiguous(&mut self, t: Option<&'a Held>, elements: usize, dtype: DType) -> Result<u64> {
+        let Some(t) = t else { return Ok(0) };
+        if !t.1.is_contiguous() || t.1.shape().elem_count() != elements {
+            bail!("scan: expected {elements} contiguous elements, got {:?} with strides {:?}", t.1.dims(), t.1.stride())
+        }
+        self.first(t, dtype)
+    }
+
+    /// A result that is written; null for none.
+    fn result(&mut self, storage: Option<&'a mut Storage>) -> Result<u64> {
+        let Some(storage) = storage else { return Ok(0) };
+        let (address, guard) = self.machine.address_mut(storage)?;
+        self.guards.push(guard);
+        Ok(address)
+    }
+}

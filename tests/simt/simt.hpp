@@ -1,0 +1,82 @@
+// A block-parallel machine on one CPU thread: every GPU thread is a fiber, several blocks are in flight, and a
+// seeded scheduler decides who runs next. Kernels see it through platform.cuh.
+//
+// It is sequentially consistent: a missing memory fence does not show. A missing barrier does.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <vector>
+
+namespace simt {
+
+template <class To, class From>
+To bit_cast(From from) {
+    static_assert(sizeof(To) == sizeof(From), "same size");
+    To to;
+    memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+// Where a thread is.
+int thread_index();
+uint32_t grid_blocks();
+
+// The shared memory of the calling thread's block: NaN everywhere when the block starts, its end guarded.
+void* shared(size_t bytes);
+void shared_access(int index, int size);
+
+// All threads of a block must arrive at the same barrier. `barrier_count` returns how many arrived with true.
+void barrier(const char* name);
+int barrier_count(const char* name, bool predicate);
+
+// Accesses to global memory: of tensors, which no other thread touches, and of what blocks exchange.
+void global_access(const void* address, size_t alignment);
+void shared_by_blocks(const void* address, size_t alignment);
+void progress();  // something was written that another block may be waiting for
+void spin();      // nothing to do until another block writes
+bool coin();
+
+float half_to_float(uint16_t bits);
+uint16_t float_to_half(float value);
+uint16_t float_to_bfloat(float value);
+
+struct Kernel {
+    const char* name;
+    void (*run)(const void* params);
+    uint32_t threads;
+    uint32_t channels;  // of a tile
+    uint32_t length;    // of a tile, in steps
+    uint32_t steps;     // of a segment
+    uint32_t vector;    // elements per access of a vector kernel
+    size_t params_bytes;
+};
+
+using KernelTable = std::vector<Kernel>;
+
+struct Registration {
+    Registration(KernelTable& table, const Kernel& kernel) { table.push_back(kernel); }
+};
+
+template <class K>
+Kernel describe(const char* name, void (*run)(const void*)) {
+    using Tile = typename K::Tile;
+    return {name,          run,          Tile::kThreads, Tile::kChannels,
+            Tile::kLength, Tile::kSteps, Tile::kVector,  sizeof(typename K::Arguments)};
+}
+
+struct Launch {
+    const Kernel* kernel;
+    const void* params;
+    uint32_t grid;
+    uint32_t resident_blocks;     // blocks in flight
+    uint64_t seed;
+    const char* skipped_barrier;  // null, or the name of a barrier to leave out
+};
+
+// Returns null, or what went wrong. The message lives until the next launch.
+const char* run(const Launch& launch);
+
+}  // namespace simt
