@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 use candle_core::{bail, CpuStorage, DType, Device, Result, Storage};
 use half::{bf16, f16};
 
-use crate::cuda::params::{Direction, Kernel, Params, Tile};
+use crate::cuda::params::{Direction, Kernel, Params};
 use crate::cuda::passes::Machine;
 
 /// Which compilation of the kernels.
