@@ -1,8 +1,10 @@
 //! What the devices implement: one forward and one backward pass, on checked arguments.
 
-use candle_core::{bail, Device, Result, Storage, Tensor};
+use candle_core::{bail, DType, Device, Result, Storage, Tensor};
 
 use crate::cpu;
+#[cfg(any(feature = "cuda", feature = "simt"))]
+use crate::cuda;
 use crate::problem::Problem;
 
 /// The arguments in the form in which kernels read them: untracked; `x`, `a`, `b`, `c` `[B, L, D]` with any strides of
@@ -48,7 +50,15 @@ pub(crate) fn readable(t: &Tensor) -> Result<Tensor> {
 
 /// A state, contiguous and in the accumulation dtype.
 pub(crate) fn state(problem: &Problem, h: &Tensor) -> Result<Tensor> {
-    h.detach().to_dtype(problem.acc)?.contiguous()
+    cast(&h.detach(), problem.acc)?.contiguous()
+}
+
+/// `t` in another dtype. No kernel can be launched on a tensor without elements, so that one is made anew.
+pub(crate) fn cast(t: &Tensor, dtype: DType) -> Result<Tensor> {
+    if t.elem_count() == 0 && t.dtype() != dtype {
+        return Tensor::zeros(t.shape(), dtype, t.device());
+    }
+    t.to_dtype(dtype)
 }
 
 /// The outputs of a forward pass that were asked for.
@@ -58,7 +68,7 @@ pub(crate) struct Forward {
     pub y: Option<Storage>,
     /// `[N, D]` in the accumulation dtype.
     pub last: Option<Storage>,
-    /// The states before each chunk of every sequence, `[chunks, D]` in the accumulation dtype.
+    /// The states that the backward pass of the same device starts its chunks from, in the accumulation dtype.
     pub saved: Option<Tensor>,
 }
 
@@ -86,10 +96,12 @@ pub(crate) struct Gradients {
 pub(crate) fn forward(p: &Problem, inputs: &Inputs, y: bool, last: bool, save: bool) -> Result<Forward> {
     #[cfg(feature = "simt")]
     if let Some(machine) = &p.emulation {
-        return crate::cuda::passes::forward(machine, p, inputs, y, last, save);
+        return cuda::forward(machine, p, inputs, y, last, save);
     }
-    match p.device {
+    match &p.device {
         Device::Cpu => cpu::forward(p, inputs, y, last, save),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::forward(&cuda::Cuda::new(device), p, inputs, y, last, save),
         _ => unsupported(p),
     }
 }
@@ -110,14 +122,20 @@ pub(crate) fn backward(
     let (grad_y, grad_last) = (grad_y.as_ref(), grad_last.as_ref());
     #[cfg(feature = "simt")]
     if let Some(machine) = &p.emulation {
-        return crate::cuda::passes::backward(machine, p, inputs, saved, grad_y, grad_last, wanted);
+        return cuda::backward(machine, p, inputs, saved, grad_y, grad_last, wanted);
     }
-    match p.device {
+    match &p.device {
         Device::Cpu => cpu::backward(p, inputs, saved, grad_y, grad_last, wanted),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => cuda::backward(&cuda::Cuda::new(device), p, inputs, saved, grad_y, grad_last, wanted),
         _ => unsupported(p),
     }
 }
 
 fn unsupported<T>(p: &Problem) -> Result<T> {
-    bail!("scan: expected tensors on the CPU, got {:?}", p.device.location())
+    let expected = match p.device {
+        Device::Cuda(_) => "tensors on the CPU, without the feature cuda of quick-ssm",
+        _ => "tensors on the CPU or a CUDA device",
+    };
+    bail!("scan: expected {expected}, got {:?}", p.device.location())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{bail, DType, Error, Result, Shape, Tensor};
 
 use crate::autograd::{attach, Backward};
-use crate::backend::{backward, forward, Forward, Gradients, Inputs, Wanted};
+use crate::backend::{backward, cast, forward, Forward, Gradients, Inputs, Wanted};
 use crate::problem::{accumulation_dtype, check_float, check_inputs, check_offsets, Problem, Sequences};
 
 /// The gated linear recurrence `h_t = a_t h_{t-1} + b_t x_t`, `y_t = c_t h_t`, from a state of zeros.
@@ -33,6 +33,12 @@ pub fn scan(x: &Tensor, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
 }
 
 /// The scan with its options.
+///
+/// On a CUDA device (with the feature `cuda`) a forward and a backward pass are one kernel each, queued on the stream of
+/// candle's device without waiting for it; a backward pass for which none was saved computes the states with another
+/// one. Besides its results a pass uses a workspace of up to a seventh of the bytes of `x`, its channels rounded up to a
+/// multiple of 64. It grows with the largest call and stays allocated: one for each stream, or for each thread where the
+/// device has a stream per thread.
 ///
 /// ```
 /// use candle_core::{DType, Device, Result, Tensor};
@@ -95,8 +101,9 @@ impl Scan {
     /// Saves a state for the backward pass every `steps` time steps; the default fits the cache.
     ///
     /// The states between are computed again. It never changes a result, only what is held between forward and
-    /// backward: `L / steps` states of `D` channels for each sequence. The kernels may round it down, and a CUDA
-    /// device rounds it to its tiles.
+    /// backward: `L / steps` states of `D` channels for each sequence. The kernels may round it down. A CUDA device
+    /// rounds it to the length of its tiles, 32 steps for f32 and f64 and 64 for f16 and bf16, and saves one state for
+    /// each `L / 32` or `L / 64` steps of the batch, packed sequences or not.
     pub fn chunk_len(mut self, steps: usize) -> Self {
         self.chunk_len = Some(steps);
         self
@@ -250,7 +257,7 @@ impl Backward for ScanOp {
         let mut all = vec![grads.x, grads.a, grads.b];
         all.extend(c.map(|_| grads.c));
         if let Some(h0) = h0 {
-            all.push(grads.h0.map(|g| g.to_dtype(h0.dtype())).transpose()?);
+            all.push(grads.h0.map(|g| cast(&g, h0.dtype())).transpose()?);
         }
         Ok(all)
     }

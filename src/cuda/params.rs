@@ -335,18 +335,8 @@ impl Kernel {
         let (vector, bytes) = (self.tile().vector, self.dtype.bytes());
         // a grad_y of another dtype is read by elements
         let grad_y = (p.grad_y.dtype == self.dtype as u32).then_some(&p.grad_y);
-        let contiguous = [
-            p.initial_state,
-            p.grad_last_state,
-            p.y,
-            p.last_state,
-            p.saved_states,
-            p.dx,
-            p.da,
-            p.db,
-            p.dc,
-            p.dh0,
-        ];
+        let contiguous =
+            [p.initial_state, p.grad_last_state, p.y, p.last_state, p.saved_states, p.dx, p.da, p.db, p.dc, p.dh0];
         p.channels.is_multiple_of(vector)
             && [&p.x, &p.a, &p.b, &p.c].into_iter().chain(grad_y).all(|t| t.aligned(vector, bytes))
             && contiguous.iter().all(|address| address.is_multiple_of(16))

@@ -10,7 +10,9 @@ use crate::problem::{Problem, Sequences};
 /// Who holds tensors and runs kernels: a CUDA device, or the emulation of one.
 pub(crate) trait Machine {
     /// Lives until everything that uses an address has been launched.
-    type Guard<'a>;
+    type Guard<'a>
+    where
+        Self: 'a;
 
     /// The kernels for tensors of `dtype`.
     fn kernel(&self, direction: Direction, dtype: DType) -> Result<Kernel>;
@@ -19,10 +21,10 @@ pub(crate) trait Machine {
     fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage>;
 
     /// The address of what is read: of floating numbers, or of offsets in i64.
-    fn address<'a>(&self, storage: &'a Storage) -> Result<(u64, Self::Guard<'a>)>;
+    fn address<'a>(&'a self, storage: &'a Storage) -> Result<(u64, Self::Guard<'a>)>;
 
     /// The address of what is written, of floating numbers.
-    fn address_mut<'a>(&self, storage: &'a mut Storage) -> Result<(u64, Self::Guard<'a>)>;
+    fn address_mut<'a>(&'a self, storage: &'a mut Storage) -> Result<(u64, Self::Guard<'a>)>;
 
     /// Runs a kernel, or queues it.
     ///

@@ -15,7 +15,7 @@ use candle_core::{bail, CpuStorage, DType, Device, Result, Storage};
 use half::{bf16, f16};
 
 use crate::cuda::params::{Direction, Kernel, Params};
-use crate::cuda::passes::Machine;
+use crate::cuda::Machine;
 
 /// Which compilation of the kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +133,7 @@ impl Machine for Emulation {
         }))
     }
 
-    fn address<'a>(&self, storage: &'a Storage) -> Result<(u64, ())> {
+    fn address<'a>(&'a self, storage: &'a Storage) -> Result<(u64, ())> {
         let address = match storage {
             Storage::Cpu(CpuStorage::F32(values)) => values.as_ptr() as u64,
             Storage::Cpu(CpuStorage::F16(values)) => values.as_ptr() as u64,
@@ -145,7 +145,7 @@ impl Machine for Emulation {
         Ok((address, ()))
     }
 
-    fn address_mut<'a>(&self, storage: &'a mut Storage) -> Result<(u64, ())> {
+    fn address_mut<'a>(&'a self, storage: &'a mut Storage) -> Result<(u64, ())> {
         let address = match storage {
             Storage::Cpu(CpuStorage::F32(values)) => values.as_mut_ptr() as u64,
             Storage::Cpu(CpuStorage::F16(values)) => values.as_mut_ptr() as u64,

@@ -58,8 +58,7 @@ fn plans_and_workspaces_are_those_of_the_kernels() -> Result<()> {
                     for channel_tiles in [1, 7, 8, 9, 48] {
                         for batch in [1, 3] {
                             let len = (chunks * tile.len()) as usize;
-                            let params =
-                                kernel.params([batch, len, (channel_tiles * tile.channels()) as usize])?;
+                            let params = kernel.params([batch, len, (channel_tiles * tile.channels()) as usize])?;
                             let plan = params.look_back;
                             let words = [&[plan.levels][..], &plan.shift, &plan.begin, &[plan.rows]].concat();
                             let (want, bytes) =
