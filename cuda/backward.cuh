@@ -8,6 +8,7 @@
 #pragma once
 
 #include "look_back.cuh"
+#include "prefetch.cuh"
 #include "sequences.cuh"
 #include "ticket.cuh"
 
@@ -78,6 +79,8 @@ private:
             rows.load_any(params.grad_y, g);
         }
 
+        prefetch_ahead(params, order * params.batch * params.channel_tiles + column);
+
         SegmentMarks<Tile, kPacked> marks;
         if constexpr (kPacked) {
             mark_sequences<Tile>(params, tile_time, rows, params.grad_last_state, params.dh0, shared.marks);
@@ -142,6 +145,21 @@ private:
         write_gradients(params, shared, marks, column, chunk, x, a, b, g, before);
     }
 
+    // Called once the loads of the own tile are under way.
+    QUICK_SSM_DEVICE static void prefetch_ahead(const Params& params, uint32_t ticket) {
+        if constexpr (kVectorised) {
+            const uint32_t columns = params.batch * params.channel_tiles;
+            const uint32_t ahead = ticket_to_prefetch(ticket);
+            if (ahead >= columns * params.chunks) return;
+            const uint32_t column = ahead % columns, chunk = params.chunks - 1 - ahead / columns;
+            prefetch<Tile>(params, params.a, column, chunk);
+            prefetch<Tile>(params, params.x, column, chunk);
+            prefetch<Tile>(params, params.b, column, chunk);
+            if (needs_z(params)) prefetch<Tile>(params, params.c, column, chunk);
+            if (params.grad_y.dtype == Element<T>::kType) prefetch<Tile>(params, params.grad_y, column, chunk);
+        }
+    }
+
     // Scans the segment in both directions from zero.
     QUICK_SSM_DEVICE static void scan_segment(const Params& params, Shared& shared, const TileRows& rows,
                                               const SegmentMarks<Tile, kPacked>& marks, int segment, const Segment& x,
@@ -154,7 +172,7 @@ private:
             QUICK_SSM_UNROLL
             for (int s = 0; s < kSteps; ++s) {
                 if (marks.starts(s)) h = initial_state(params, shared, rows, segment, s, v);
-                gate = Operator::product(gate, Operator::gate(a[s][v]));
+                gate = Operator::multiply(gate, a[s][v]);
                 h = a[s][v] * h + b[s][v] * x[s][v];
             }
             QUICK_SSM_UNROLL
@@ -163,7 +181,7 @@ private:
                 z = a[s][v] * (c[s][v] * g[s][v] + z);
             }
             const int entry = segment * Tile::kRow + rows.slot(v);
-            shared.segments[entry] = {gate, h};
+            shared.segments[entry] = {Operator::gate_of(gate), h};
             shared.adjoints[entry] = z;
         }
     }

@@ -38,6 +38,16 @@ struct CarryOperator {
             return zero ? 0 : value;
         }
     }
+    // The product over a segment, factor by factor; `gate_of` turns what comes out into a gate.
+    QUICK_SSM_DEVICE static Acc multiply(Acc first, Acc second) {
+        if constexpr (kCuts) return product(first, gate(second));
+        return first * second;
+    }
+    // Only the NaN of zero times infinity matters: after a gate that is NaN itself, the state is NaN.
+    QUICK_SSM_DEVICE static Acc gate_of(Acc value) {
+        if constexpr (kCuts) return value;
+        return value == value ? value : 0;
+    }
     // A gate as it was read, where -0 is an ordinary zero.
     QUICK_SSM_DEVICE static Acc gate(Acc value) {
         if constexpr (kCuts) return value == 0 ? 0 : value;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "look_back.cuh"
+#include "prefetch.cuh"
 #include "sequences.cuh"
 #include "ticket.cuh"
 
@@ -55,6 +56,8 @@ private:
         rows.load(params.b, true, 0, b);
         rows.load(params.c, params.y != nullptr, 1, c);
 
+        prefetch_ahead(params, chunk * params.batch * params.channel_tiles + column);
+
         SegmentMarks<Tile, kPacked> marks;
         if constexpr (kPacked) {
             mark_sequences<Tile>(params, tile_time, rows, params.initial_state, params.last_state, shared.marks);
@@ -71,10 +74,9 @@ private:
                     carry = {Operator::kCut, initial_state(params, shared, rows, segment, s, v)};
                 }
                 const Acc gate = a[s][v];
-                carry = {Operator::product(carry.gate, Operator::gate(gate)),
-                         gate * carry.state + b[s][v] * x[s][v]};
+                carry = {Operator::multiply(carry.gate, gate), gate * carry.state + b[s][v] * x[s][v]};
             }
-            shared.segments[segment * Tile::kRow + rows.slot(v)] = carry;
+            shared.segments[segment * Tile::kRow + rows.slot(v)] = {Operator::gate_of(carry.gate), carry.state};
         }
         QUICK_SSM_BARRIER("segments scanned");
 
@@ -82,6 +84,20 @@ private:
         QUICK_SSM_BARRIER("entering state written");
         tickets.draw();
         replay(params, shared, marks, column, chunk, x, a, b, c);
+    }
+
+    // Called once the loads of the own tile are under way.
+    QUICK_SSM_DEVICE static void prefetch_ahead(const Params& params, uint32_t ticket) {
+        if constexpr (kVectorised) {
+            const uint32_t columns = params.batch * params.channel_tiles;
+            const uint32_t ahead = ticket_to_prefetch(ticket);
+            if (ahead >= columns * params.chunks) return;
+            const uint32_t column = ahead % columns, chunk = ahead / columns;
+            prefetch<Tile>(params, params.a, column, chunk);
+            prefetch<Tile>(params, params.x, column, chunk);
+            prefetch<Tile>(params, params.b, column, chunk);
+            if (params.y) prefetch<Tile>(params, params.c, column, chunk);
+        }
     }
 
     // Runs the segment from the state that really enters it. Addresses are worked out anew: registers are scarce

@@ -122,6 +122,8 @@ QUICK_SSM_DEVICE void store_value(T* address, T value) {
     *address = value;
 }
 
+QUICK_SSM_DEVICE void prefetch_line(const void* address) { asm volatile("prefetch.global.L2 [%0];" : : "l"(address)); }
+
 QUICK_SSM_DEVICE Packet load_packet(const Packet* address) {
     Packet packet;
     asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
@@ -199,6 +201,8 @@ void store_value(T* address, T value) {
     simt::global_access(address, sizeof(T));
     *address = value;
 }
+
+inline void prefetch_line(const void*) {}
 
 // Nothing orders the two elements of a packet: the emulation lets other threads run between them.
 inline Packet load_packet(const Packet* address) {

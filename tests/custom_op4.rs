@@ -236,9 +236,9 @@ fn errors_name_the_operation() -> Result<()> {
     assert!(error.expect("an error of the operation").to_string().contains("shapes that do not fit"));
     for device in common::real_devices().iter().filter(|d| !d.is_cpu()) {
         let there = v[0].to_device(device)?;
-        let message = apply_op4(&v[0], &v[1], &v[2], &there, Forward).err().expect("two devices").to_string();
+        let message = apply_op4(&v[0], &v[1], &v[2], &there, Forward).expect_err("two devices").to_string();
         assert!(message.contains("forward-only") && message.contains("Cuda"), "{message}");
-        let message = apply_op4(&there, &there, &there, &there, Forward).err().expect("no kernel").to_string();
+        let message = apply_op4(&there, &there, &there, &there, Forward).expect_err("no kernel").to_string();
         assert!(message.contains("forward-only"), "{message}");
     }
     Ok(())

@@ -31,12 +31,11 @@ impl Tile {
     /// The tile of each kernel.
     const fn of(direction: Direction, dtype: Code) -> Self {
         let (vector, steps, lanes, segments) = match (direction, dtype) {
-            (Direction::Forward, Code::F32) => (4, 8, 16, 8),
-            (Direction::Forward, Code::F16 | Code::BF16) => (8, 8, 8, 16),
-            (Direction::Forward, Code::F64) => (2, 4, 16, 8),
-            (Direction::Backward, Code::F32) => (4, 4, 16, 8),
-            (Direction::Backward, Code::F16 | Code::BF16) => (4, 8, 16, 8),
-            (Direction::Backward, Code::F64) => (2, 4, 16, 8),
+            (Direction::Forward | Direction::Backward, Code::F32) => (4, 4, 16, 16),
+            (Direction::Forward, Code::F16) => (8, 8, 8, 16),
+            (Direction::Forward, Code::BF16) => (8, 4, 8, 32),
+            (Direction::Backward, Code::F16 | Code::BF16) => (8, 4, 8, 16),
+            (Direction::Forward | Direction::Backward, Code::F64) => (2, 4, 16, 8),
         };
         Self { vector, steps, lanes, segments }
     }

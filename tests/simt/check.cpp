@@ -123,7 +123,9 @@ bool Checker::close(const char* name, const Buffer& buffer, uint32_t dtype, uint
     const double relative = norm > 0 ? sqrt(error / norm) : sqrt(error);
     const double limits[] = {1e-6, 1e-3, 6e-3, 1e-13};
     if (relative <= std::max(limits[dtype], limits[computed])) return true;
-    error_ = std::string(name) + ": relative error " + std::to_string(relative);
+    char digits[32];
+    snprintf(digits, sizeof digits, "%.3g", relative);
+    error_ = std::string(name) + ": relative error " + digits;
     return false;
 }
 
