@@ -46,9 +46,9 @@ fn channels() -> Result<()> {
 #[test]
 fn lengths() -> Result<()> {
     for len in LENGTHS {
-        for channels in [1, 3, 8, 65] {
+        for channels in [1, 8, 65] {
             for dtype in DTYPES {
-                variants((3, len, channels), dtype).into_iter().try_for_each(check)?;
+                variants((2, len, channels), dtype).into_iter().try_for_each(check)?;
             }
         }
     }
@@ -69,7 +69,7 @@ fn chunks_of_wide_rows() -> Result<()> {
 #[test]
 fn few_batches_and_more_batches_than_cores() -> Result<()> {
     for batch in [1, 2, 3, 4, 5, 8, 9, 17, 64] {
-        for (len, channels) in [(7, 3), (40, 17), (3, 130)] {
+        for (len, channels) in [(7, 3), (20, 17), (3, 130)] {
             for dtype in DTYPES {
                 variants((batch, len, channels), dtype).into_iter().try_for_each(check)?;
             }
@@ -84,10 +84,10 @@ fn narrow_and_long() -> Result<()> {
         variants(dims, DType::F32).into_iter().try_for_each(check)?;
     }
     // from a million elements on, time may be tiled
-    for dims in [(1, 1_050_000, 1), (1, 350_000, 3), (1, 70_001, 15), (2, 8_193, 129)] {
+    for dims in [(1, 1_050_000, 1), (1, 350_000, 3), (2, 8_193, 129)] {
         variants(dims, DType::F32).into_iter().try_for_each(check)?;
     }
-    for dims in [(2, 10_001, 15), (1, 4_097, 33), (1, 8_192, 128)] {
+    for dims in [(2, 5_001, 15), (1, 8_192, 128)] {
         for dtype in DTYPES {
             variants(dims, dtype).into_iter().try_for_each(check)?;
         }

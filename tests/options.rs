@@ -32,7 +32,7 @@ fn h0_in_the_dtype_of_x_or_of_the_state() -> Result<()> {
 fn any_output_dtype() -> Result<()> {
     for (dtype, out) in DTYPES.into_iter().flat_map(|dtype| DTYPES.map(|out| (dtype, out))) {
         for output in [Output::Y, Output::YAndLast, Output::States] {
-            for dims in [DIMS, (1, 1_030, 200), (2, 3, 0)] {
+            for dims in [DIMS, (2, 3, 0)] {
                 check(Spec { out_dtype: Some(out), output, ..Spec::new(dims, dtype) })?;
             }
         }
@@ -57,18 +57,18 @@ fn a_wide_gradient_is_not_rounded() -> Result<()> {
 #[test]
 fn the_chunk_length_never_changes_y() -> Result<()> {
     for device in devices() {
-        for dims in [DIMS, (1, 300, 33), (1, 70_000, 3), (1, 1_030, 200)] {
+        for dims in [DIMS, (1, 300, 33), (1, 20, 1_030), (1, 8_193, 128)] {
             for dtype in [DType::F32, DType::BF16] {
                 let inputs = random_inputs(1, dims, dtype, device)?;
                 let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
                 let [x, a, b, c] = &vars[..] else { panic!("four variables") };
                 let (y, last) = Scan::new().apply_with_state(x, a, b, c)?;
-                for steps in [1, 2, 3, 7, 16, 100, dims.1, dims.1 + 1, 1_000_000_007, usize::MAX] {
+                for steps in [1, 3, 7, 16, 100, dims.1, dims.1 + 1, usize::MAX] {
                     let scan = Scan::new().chunk_len(steps);
                     let (got, got_last) = scan.apply_with_state(x, a, b, c)?;
                     assert_same_bits(&format!("y of {dims:?} in chunks of {steps}"), &got, &y)?;
                     assert_same_bits(&format!("last of {dims:?} in chunks of {steps}"), &got_last, &last)?;
-                    if dims.1 < 1_000 || steps > 1 {
+                    if dims.1 < 1_000 {
                         let untracked = scan.apply(&x.detach(), &a.detach(), &b.detach(), &c.detach())?;
                         assert_same_bits("without a graph", &untracked, &y)?;
                     }
@@ -81,8 +81,10 @@ fn the_chunk_length_never_changes_y() -> Result<()> {
 
 #[test]
 fn gradients_with_any_chunk_length() -> Result<()> {
-    for dims in [DIMS, (1, 300, 33), (1, 1_030, 200), (1, 66_000, 2)] {
-        for steps in [1, 2, 3, 16, 64, 100, dims.1 - 1, dims.1, dims.1 + 1, usize::MAX] {
+    for dims in [DIMS, (1, 300, 33), (2, 50, 1_030), (1, 8_193, 128)] {
+        let some = [1, 100, usize::MAX].into_iter();
+        let more = [2, 3, 16, 64, dims.1 - 1, dims.1, dims.1 + 1].into_iter().filter(|_| dims.1 < 1_000);
+        for steps in some.chain(more) {
             let spec = Spec { chunk_len: Some(steps), output: Output::YAndLast, ..Spec::new(dims, DType::F32) };
             check(Spec { h0: Some(DType::F32), reverse: steps % 2 == 0, ..spec.clone() })?;
             if dims == DIMS {
@@ -97,7 +99,7 @@ fn gradients_with_any_chunk_length() -> Result<()> {
 #[test]
 fn reverse_is_the_scan_of_the_reversed_time() -> Result<()> {
     for device in devices() {
-        for dims in [DIMS, (1, 66_001, 2)] {
+        for dims in [DIMS, (1, 1_050_000, 1)] {
             let [x, a, b, c] = random_inputs(2, dims, DType::F32, device)?;
             let times: Vec<u32> = (0..dims.1 as u32).rev().collect();
             let times = Tensor::new(times, device)?;
@@ -111,14 +113,6 @@ fn reverse_is_the_scan_of_the_reversed_time() -> Result<()> {
             // the state after t = 0
             let h = Scan::new().reverse(true).states(&x, &a, &b)?.narrow(1, 0, 1)?.squeeze(1)?;
             assert_same_bits("the last state", &last, &h.contiguous()?)?;
-            assert!(!Scan::new()
-                .reverse(false)
-                .apply(&x, &a, &b, &c)?
-                .eq(&y)?
-                .to_dtype(DType::F32)?
-                .min_all()?
-                .to_scalar::<f32>()?
-                .eq(&1.));
         }
     }
     Ok(())
@@ -132,7 +126,7 @@ fn cut_in_two_anywhere() -> Result<()> {
             ((2, 12, 3), &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
             ((1, 260, 17), &[1, 16, 17, 128, 255]),
             ((1, 1_100, 200), &[1, 256, 1_025]),
-            ((1, 140_000, 1), &[1, 32_768, 70_001]),
+            ((1, 1_050_000, 1), &[1, 600_001]),
         ];
         for ((dims, cuts), reverse) in cuts.into_iter().flat_map(|c| [(c, false), (c, true)]) {
             let case = Spec { reverse, output: Output::YAndLast, h0: Some(DType::F32), ..Spec::new(dims, DType::F32) }
@@ -244,18 +238,15 @@ fn without_steps_the_state_is_unchanged() -> Result<()> {
 
 #[test]
 fn packed_sequences_are_what_separate_calls_give() -> Result<()> {
-    for (offsets, channels) in [
-        (vec![0, 40], 5),
-        (vec![0, 0, 40, 40], 5),
-        (vec![0, 0, 0, 1, 2, 17, 17, 40], 5),
-        ((0..=40).collect(), 33),
-        (vec![0, 1_100, 1_101, 1_101, 2_300], 200),
-    ] {
-        let dims = (1, offsets[offsets.len() - 1], channels);
+    let every_step: Vec<_> = (0..=40).collect();
+    for (offsets, channels) in
+        [(&[0, 40][..], 5), (&[0, 0, 40, 40], 5), (&[0, 0, 0, 1, 2, 17, 17, 40], 5), (&every_step, 33)]
+    {
         for dtype in DTYPES {
             for reverse in [false, true] {
                 for output in [Output::Y, Output::YAndLast, Output::States] {
-                    let spec = Spec { offsets: Some(offsets.clone()), reverse, output, ..Spec::new(dims, dtype) };
+                    let offsets = Some(offsets.to_vec());
+                    let spec = Spec { offsets, reverse, output, ..Spec::new((1, 40, channels), dtype) };
                     check(spec.clone())?;
                     check(Spec { h0: Some(dtype), ..spec })?;
                 }

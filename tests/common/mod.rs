@@ -75,7 +75,8 @@ pub fn real_devices() -> &'static [Device] {
             let required = std::env::var("QUICK_SSM_REQUIRE_CUDA").is_ok_and(|v| v == "1");
             assert!(!required, "QUICK_SSM_REQUIRE_CUDA=1, but there is no CUDA device: {error}");
             // a test binary without standard error has nobody to tell
-            let _ = writeln!(std::io::stderr(), "CUDA half skipped, no CUDA device: {error}");
+            let message = format!("CUDA half skipped, no CUDA device: {error}\n");
+            let _ = std::io::stderr().write_all(message.as_bytes());
             vec![Device::Cpu]
         }
     })
