@@ -86,13 +86,21 @@ pub(crate) fn backward<M: Machine>(
     let dims: [usize; 3] = p.dims().into();
     let full = |wanted: bool| wanted.then(|| machine.allocate(dims.iter().product(), p.dtype)).transpose();
     let like_x = |gradient: Option<Storage>| gradient.map(|storage| tensor(storage, p.dims()));
-    let [mut dx, mut da, mut db, mut dc] = [full(wanted.x)?, full(wanted.a)?, full(wanted.b)?, full(wanted.c)?];
     if is_empty(dims) {
         let h0 = wanted.h0.then(|| passed_on(machine, p, grad_last)).transpose()?;
-        return Ok(Gradients { x: like_x(dx), a: like_x(da), b: like_x(db), c: like_x(dc), h0 });
+        let like_x = |wanted: bool| full(wanted).map(like_x);
+        return Ok(Gradients {
+            x: like_x(wanted.x)?,
+            a: like_x(wanted.a)?,
+            b: like_x(wanted.b)?,
+            c: like_x(wanted.c)?,
+            h0,
+        });
     }
     let kernel = machine.kernel(Direction::Backward, p.dtype)?;
+    // the number of elements has its limit here
     let mut params = kernel.params(dims)?;
+    let [mut dx, mut da, mut db, mut dc] = [full(wanted.x)?, full(wanted.a)?, full(wanted.b)?, full(wanted.c)?];
     // the states within a tile have no part in the other gradients
     let need_states = wanted.a || wanted.c;
     let computed = match saved {
