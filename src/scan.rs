@@ -102,8 +102,7 @@ impl Scan {
     ///
     /// The states between are computed again. It never changes a result, only what is held between forward and
     /// backward: `L / steps` states of `D` channels for each sequence. The kernels may round it down. A CUDA device
-    /// rounds it to the length of its tiles, 32 steps for f32 and f64 and 64 for f16 and bf16, and saves one state for
-    /// each `L / 32` or `L / 64` steps of the batch, packed sequences or not.
+    /// rounds it to the length of its tiles, 64 steps or 32 for f64, which do not end where packed sequences do.
     pub fn chunk_len(mut self, steps: usize) -> Self {
         self.chunk_len = Some(steps);
         self

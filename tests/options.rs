@@ -122,7 +122,7 @@ fn reverse_is_the_scan_of_the_reversed_time() -> Result<()> {
 #[test]
 fn cut_in_two_anywhere() -> Result<()> {
     for device in devices() {
-        let cuts: [((usize, usize, usize), &[usize]); 4] = [
+        let cuts: [(_, &[usize]); 4] = [
             ((2, 12, 3), &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
             ((1, 260, 17), &[1, 16, 17, 128, 255]),
             ((1, 1_100, 200), &[1, 256, 1_025]),
