@@ -5,7 +5,7 @@ mod common;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use common::judge::{accumulation_dtype, Tolerance};
 use common::truth::Numbers;
-use common::{bits, devices, random, random_inputs, tensor, values, DTYPES};
+use common::{bits, by_the_cpu, devices, in_reach, random, random_inputs, tensor, values, DTYPES};
 use quick_ssm::{scan, Scan};
 
 /// `B, L, D` for rows in time order, groups of channels, and, from a million elements on, tiles of time.
@@ -38,6 +38,9 @@ fn assert_equal_outside(
 fn non_finite_values_stay_in_their_channel_and_do_not_reach_earlier_times() -> Result<()> {
     for device in devices() {
         for (batch, len, channels) in SHAPES {
+            if !in_reach((batch, len, channels)) {
+                continue;
+            }
             let inputs = random_inputs(1, (batch, len, channels), DType::F32, device)?;
             let run =
                 |i: &[Tensor; 4], reverse| Scan::new().reverse(reverse).apply_with_state(&i[0], &i[1], &i[2], &i[3]);
@@ -72,6 +75,9 @@ fn non_finite_values_stay_in_their_channel_and_do_not_reach_earlier_times() -> R
 fn non_finite_values_stay_in_the_gradients_of_their_channel() -> Result<()> {
     for device in devices() {
         for (batch, len, channels) in SHAPES {
+            if !in_reach((batch, len, channels)) {
+                continue;
+            }
             let inputs = random_inputs(2, (batch, len, channels), DType::F32, device)?;
             let grad_y = random(3, &[batch, len, channels], -1., 1., DType::F32, device)?;
             let run = |i: &[Tensor; 4], g: &Tensor| Scan::new().gradients(&i[0], &i[1], &i[2], &i[3], g);
@@ -106,6 +112,9 @@ fn non_finite_values_stay_in_the_gradients_of_their_channel() -> Result<()> {
 fn non_finite_values_stay_in_their_packed_sequence() -> Result<()> {
     for device in devices() {
         for (len, channels, cuts) in [(60, 9, [20, 40]), (1_080_000, 1, [2_000, 1_070_000]), (1_000, 33, [100, 800])] {
+            if !in_reach((1, len, channels)) {
+                continue;
+            }
             let inputs = random_inputs(4, (1, len, channels), DType::F32, device)?;
             for reverse in [false, true] {
                 let scan = Scan::new().cu_seqlens(&[0, cuts[0], cuts[1], len]).reverse(reverse);
@@ -141,6 +150,9 @@ fn gradients(scan: &Scan, i: &[Tensor; 4]) -> Result<[Tensor; 4]> {
 fn gates_above_one_on_a_state_of_zero() -> Result<()> {
     for device in devices() {
         for (dims, reverse) in SHAPES.into_iter().flat_map(|dims| [(dims, false), (dims, true)]) {
+            if !in_reach(dims) {
+                continue;
+            }
             for dtype in [DType::F32, DType::BF16, DType::F64] {
                 let (batch, len, channels) = dims;
                 let shape = [batch, len, channels];
@@ -192,6 +204,9 @@ fn gates_above_one_on_a_state_of_zero() -> Result<()> {
 fn a_late_first_input() -> Result<()> {
     for device in devices() {
         for (batch, len, channels) in SHAPES {
+            if !in_reach((batch, len, channels)) {
+                continue;
+            }
             let shape = [batch, len, channels];
             let mut a = vec![3.; batch * len * channels];
             let mut x = vec![0.; a.len()];
@@ -218,6 +233,9 @@ fn a_tiny_state_that_grows() -> Result<()> {
         for (len, channels, start, tiled) in
             [(1_024, 300, 0, false), (1_024, 16, 0, false), (1_050_000, 1, 70_000, true)]
         {
+            if !in_reach((1, len, channels)) {
+                continue;
+            }
             let steps = 1_024.min(len - start);
             let at = |t: usize| start < t && t < start + steps;
             let a: Vec<f64> = (0..len * channels).map(|k| if at(k / channels) { 1.1f32 as f64 } else { 1. }).collect();
@@ -229,6 +247,7 @@ fn a_tiny_state_that_grows() -> Result<()> {
             let last = *y.last().expect("a last step");
             let want = 1e-30f32 as f64 * (1.1f32 as f64).powi(steps as i32 - 1);
             let right = (last / want - 1.).abs() < 1e-4;
+            let tiled = tiled || !by_the_cpu(device);
             assert!(right || tiled && last == f64::INFINITY, "{last:e} after {steps} steps, not {want:e}");
         }
     }
@@ -240,6 +259,9 @@ fn a_tiny_state_that_grows() -> Result<()> {
 fn a_decaying_state() -> Result<()> {
     for device in devices() {
         for dims in SHAPES {
+            if !in_reach(dims) {
+                continue;
+            }
             for dtype in DTYPES {
                 let (batch, len, channels) = dims;
                 let shape = [batch, len, channels];
@@ -277,6 +299,9 @@ fn a_long_sequence_on_a_default_stack() -> Result<()> {
     for device in devices() {
         let walk = || -> Result<()> {
             for (len, channels) in [(300_000, 1), (300_000, 4)] {
+                if !in_reach((1, len, channels)) {
+                    continue;
+                }
                 let inputs = random_inputs(7, (1, len, channels), DType::F32, device)?;
                 let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
                 let h0 = Var::from_tensor(&random(8, &[1, channels], -1., 1., DType::F32, device)?)?;

@@ -5,7 +5,9 @@ mod common;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use common::judge::{accumulation_dtype, Tolerance};
 use common::truth::Numbers;
-use common::{assert_same_bits, bits, devices, executors, random, random_inputs, tensor, values, Output, Spec, DTYPES};
+use common::{
+    assert_same_bits, bits, devices, executors, in_reach, random, random_inputs, tensor, values, Output, Spec, DTYPES,
+};
 use quick_ssm::Scan;
 
 const DIMS: (usize, usize, usize) = (2, 45, 7);
@@ -58,6 +60,9 @@ fn a_wide_gradient_is_not_rounded() -> Result<()> {
 fn the_chunk_length_never_changes_y() -> Result<()> {
     for device in devices() {
         for dims in [DIMS, (1, 300, 33), (1, 20, 1_030), (1, 8_193, 128)] {
+            if !in_reach(dims) {
+                continue;
+            }
             for dtype in [DType::F32, DType::BF16] {
                 let inputs = random_inputs(1, dims, dtype, device)?;
                 let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
@@ -100,6 +105,9 @@ fn gradients_with_any_chunk_length() -> Result<()> {
 fn reverse_is_the_scan_of_the_reversed_time() -> Result<()> {
     for device in devices() {
         for dims in [DIMS, (1, 1_050_000, 1)] {
+            if !in_reach(dims) {
+                continue;
+            }
             let [x, a, b, c] = random_inputs(2, dims, DType::F32, device)?;
             let times: Vec<u32> = (0..dims.1 as u32).rev().collect();
             let times = Tensor::new(times, device)?;
@@ -129,6 +137,9 @@ fn cut_in_two_anywhere() -> Result<()> {
             ((1, 1_050_000, 1), &[1, 600_001]),
         ];
         for ((dims, cuts), reverse) in cuts.into_iter().flat_map(|c| [(c, false), (c, true)]) {
+            if !in_reach(dims) {
+                continue;
+            }
             let case = Spec { reverse, output: Output::YAndLast, h0: Some(DType::F32), ..Spec::new(dims, DType::F32) }
                 .draw()?;
             let numbers: Numbers = case.numbers();
@@ -279,6 +290,9 @@ fn packed_sequences_of_nothing() -> Result<()> {
 fn arguments_are_not_changed() -> Result<()> {
     for device in devices() {
         for (dims, dtype) in [(DIMS, DType::F32), (DIMS, DType::BF16), ((1, 70_000, 3), DType::F32)] {
+            if !in_reach(dims) {
+                continue;
+            }
             let inputs = random_inputs(4, dims, dtype, device)?;
             let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
             let h0 = Var::from_tensor(&random(5, &[dims.0, dims.2], -1., 1., dtype, device)?)?;

@@ -92,7 +92,7 @@ impl Drop for Emulating {
 }
 
 /// Who computes for this thread in the place of the device.
-pub(crate) fn current(device: &Device) -> Option<Emulation> {
+pub fn current(device: &Device) -> Option<Emulation> {
     CURRENT.get().filter(|_| device.is_cpu())
 }
 

@@ -63,6 +63,25 @@ pub fn devices() -> Devices {
     Devices::default()
 }
 
+/// Whether the crate's kernels for the CPU compute on this device, now.
+pub fn by_the_cpu(device: &Device) -> bool {
+    #[cfg(feature = "simt")]
+    if quick_ssm::simt::current(device).is_some() {
+        return false;
+    }
+    device.is_cpu()
+}
+
+/// Whether a problem can be computed in seconds; under emulation, which computes channels by the dozen, few are.
+pub fn in_reach((batch, len, channels): (usize, usize, usize)) -> bool {
+    #[cfg(feature = "simt")]
+    if quick_ssm::simt::current(&Device::Cpu).is_some() {
+        return batch * len * channels.max(16) <= 300_000;
+    }
+    let _ = (batch, len, channels);
+    true
+}
+
 /// The CPU, and a CUDA device where there is one.
 ///
 /// Without one it says so on standard error, past the capture of the test harness; with `QUICK_SSM_REQUIRE_CUDA=1` in
