@@ -18,17 +18,12 @@ fn check(spec: Spec) -> Result<()> {
     executors().iter().try_for_each(|executor| executor.check(&case))
 }
 
-/// Every combination that matters: both directions, with and without states, gates that remember and that forget.
+/// The plain scan, and one with both states against time; gates of several kinds, and lasting ones in long sequences.
 fn variants(dims: (usize, usize, usize), dtype: DType) -> [Spec; 2] {
     let seed = (dims.0 + 3 * dims.1 + 7 * dims.2) as u64;
-    let plain = Spec { seed, ..Spec::new(dims, dtype) };
-    let full = Spec {
-        gate: if dims.1.is_multiple_of(2) { Gate::Stable } else { Gate::Resets },
-        output: Output::YAndLast,
-        h0: Some(dtype),
-        reverse: true,
-        ..plain.clone()
-    };
+    let gate = |n: u64| if dims.1 > 1_000 { Gate::Lasting } else { Gate::ALL[((seed + n) % 4) as usize] };
+    let plain = Spec { seed, gate: gate(0), ..Spec::new(dims, dtype) };
+    let full = Spec { gate: gate(1), output: Output::YAndLast, h0: Some(dtype), reverse: true, ..plain.clone() };
     [plain, full]
 }
 

@@ -6,7 +6,8 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use common::judge::{accumulation_dtype, Tolerance};
 use common::truth::Numbers;
 use common::{
-    assert_same_bits, bits, devices, executors, in_reach, random, random_inputs, tensor, values, Output, Spec, DTYPES,
+    assert_same_bits, bits, devices, executors, in_reach, random, random_inputs, tensor, values, Gate, Output, Spec,
+    DTYPES,
 };
 use quick_ssm::Scan;
 
@@ -90,7 +91,12 @@ fn gradients_with_any_chunk_length() -> Result<()> {
         let some = [1, 100, usize::MAX].into_iter();
         let more = [2, 3, 16, 64, dims.1 - 1, dims.1, dims.1 + 1].into_iter().filter(|_| dims.1 < 1_000);
         for steps in some.chain(more) {
-            let spec = Spec { chunk_len: Some(steps), output: Output::YAndLast, ..Spec::new(dims, DType::F32) };
+            let spec = Spec {
+                chunk_len: Some(steps),
+                gate: Gate::Lasting,
+                output: Output::YAndLast,
+                ..Spec::new(dims, DType::F32)
+            };
             check(Spec { h0: Some(DType::F32), reverse: steps % 2 == 0, ..spec.clone() })?;
             if dims == DIMS {
                 check(Spec { output: Output::States, ..spec.clone() })?;
@@ -130,8 +136,8 @@ fn reverse_is_the_scan_of_the_reversed_time() -> Result<()> {
 #[test]
 fn cut_in_two_anywhere() -> Result<()> {
     for device in devices() {
-        let cuts: [(_, &[usize]); 4] = [
-            ((2, 12, 3), &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
+        let cuts = [
+            ((2, 12, 3), &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12][..]),
             ((1, 260, 17), &[1, 16, 17, 128, 255]),
             ((1, 1_100, 200), &[1, 256, 1_025]),
             ((1, 1_050_000, 1), &[1, 600_001]),
@@ -140,8 +146,14 @@ fn cut_in_two_anywhere() -> Result<()> {
             if !in_reach(dims) {
                 continue;
             }
-            let case = Spec { reverse, output: Output::YAndLast, h0: Some(DType::F32), ..Spec::new(dims, DType::F32) }
-                .draw()?;
+            let case = Spec {
+                reverse,
+                output: Output::YAndLast,
+                h0: Some(DType::F32),
+                gate: Gate::Lasting,
+                ..Spec::new(dims, DType::F32)
+            }
+            .draw()?;
             let numbers: Numbers = case.numbers();
             let (truth, magnitudes) = (numbers.outcome(), numbers.magnitudes());
             let (batch, len, channels) = dims;

@@ -18,15 +18,23 @@ pub enum Gate {
     Stable,
     /// Zero at every fifth step or so.
     Resets,
+    /// So close to 1 that a state lasts from one tile of time to the next.
+    Lasting,
 }
 
 impl Gate {
-    pub const ALL: [Self; 3] = [Self::Signed, Self::Stable, Self::Resets];
+    pub const ALL: [Self; 4] = [Self::Signed, Self::Stable, Self::Resets, Self::Lasting];
 
-    fn draw(self, rng: &mut SmallRng, count: usize, dtype: DType) -> Vec<f64> {
+    /// `count` gates that `dtype` represents exactly.
+    pub fn draw(self, rng: &mut SmallRng, count: usize, dtype: DType) -> Vec<f64> {
         match self {
             Self::Signed => uniform(rng, count, -1., 1., dtype),
             Self::Stable => uniform(rng, count, 0.9, 0.99, dtype),
+            Self::Lasting => {
+                // half precision has few numbers this close to 1, and little room for what long sums grow to
+                let lowest = if matches!(dtype, DType::F16 | DType::BF16) { 0.99 } else { 0.9999 };
+                uniform(rng, count, lowest, 1., dtype)
+            }
             Self::Resets => {
                 let a = uniform(rng, count, 0.5, 1., dtype);
                 a.into_iter().map(|a| if rng.random_bool(0.2) { 0. } else { a }).collect()

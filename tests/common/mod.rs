@@ -121,11 +121,12 @@ pub fn random(seed: u64, dims: &[usize], low: f64, high: f64, dtype: DType, devi
     tensor(&uniform(&mut rng(seed), dims.iter().product(), low, high, dtype), dims, dtype, device)
 }
 
-/// `x, a, b, c` of one shape, with gates between -1 and 1.
+/// `x, a, b, c` of one shape, with gates that let a state last.
 pub fn random_inputs(seed: u64, dims: (usize, usize, usize), dtype: DType, device: &Device) -> Result<[Tensor; 4]> {
     let dims = [dims.0, dims.1, dims.2];
-    let t = |n: u64, limit: f64| random(seed * 4 + n, &dims, -limit, limit, dtype, device);
-    Ok([t(0, 1.5)?, t(1, 0.99)?, t(2, 1.5)?, t(3, 1.5)?])
+    let t = |n: u64| random(seed * 4 + n, &dims, -1.5, 1.5, dtype, device);
+    let gates = Gate::Lasting.draw(&mut rng(seed * 4 + 1), dims.iter().product(), dtype);
+    Ok([t(0)?, tensor(&gates, &dims, dtype, device)?, t(2)?, t(3)?])
 }
 
 /// The elements of a tensor in row-major order, exactly.
