@@ -257,7 +257,7 @@ impl Kernel {
     }
 
     /// The kernels compiled with another tile, where those of the backward pass have `saved_len` steps.
-    #[cfg(any(test, feature = "simt"))]
+    #[cfg(feature = "simt")]
     pub fn with_tile(self, tile: Tile, saved_len: u32) -> Self {
         Self { tile, saved_len, ..self }
     }
