@@ -39,6 +39,26 @@ impl Inputs {
     }
 }
 
+/// The arguments of a gated scan in the form in which kernels read them: untracked; `p` `[B, L, 5S]` with any strides of
+/// batch and time and adjacent columns; `a_bias` and `h0` contiguous, in the accumulation dtype.
+#[derive(Debug)]
+pub(crate) struct GatedInputs {
+    pub p: Tensor,
+    /// `[S]`; `None` stands for zeros.
+    pub a_bias: Option<Tensor>,
+    /// `None` stands for zeros.
+    pub h0: Option<Tensor>,
+}
+
+impl GatedInputs {
+    pub fn new(problem: &Problem, p: &Tensor, a_bias: Option<&Tensor>, h0: Option<&Tensor>) -> Result<Self> {
+        let p = p.detach();
+        let p = if p.dims().last() == Some(&0) || p.stride().last() == Some(&1) { p } else { p.force_contiguous()? };
+        let acc = |t: &Tensor| state(problem, t);
+        Ok(Self { p, a_bias: a_bias.map(acc).transpose()?, h0: h0.map(acc).transpose()? })
+    }
+}
+
 /// `t` itself where its channel stride is 1 or 0, else a contiguous copy.
 pub(crate) fn readable(t: &Tensor) -> Result<Tensor> {
     let t = t.detach();
@@ -92,6 +112,29 @@ pub(crate) struct Gradients {
     pub h0: Option<Tensor>,
 }
 
+/// The results of a gated backward pass that are wanted; the others are not computed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GatedWanted {
+    pub p: bool,
+    pub a_bias: bool,
+    pub h0: bool,
+    /// The output once more: a layer that has not kept it needs it for the gradients of what follows.
+    pub y: bool,
+}
+
+/// What was wanted of a gated backward pass.
+#[derive(Debug, Default)]
+pub(crate) struct GatedGradients {
+    /// `[B, L, 5S]` in p's dtype.
+    pub p: Option<Tensor>,
+    /// `[S]` in the accumulation dtype.
+    pub a_bias: Option<Tensor>,
+    /// `[N, S]` in the accumulation dtype.
+    pub h0: Option<Tensor>,
+    /// `[B, L, S]` in `problem.out`.
+    pub y: Option<Tensor>,
+}
+
 /// The forward pass: `y`, the `last` states, and what the backward pass needs (`save`), as asked for.
 pub(crate) fn forward(p: &Problem, inputs: &Inputs, y: bool, last: bool, save: bool) -> Result<Forward> {
     #[cfg(feature = "simt")]
@@ -132,6 +175,25 @@ pub(crate) fn backward(
         }
         _ => unsupported(p),
     }
+}
+
+/// The forward pass of a gated scan, with the outputs of [`forward`].
+pub(crate) fn forward_gated(p: &Problem, inputs: &GatedInputs, y: bool, last: bool, save: bool) -> Result<Forward> {
+    crate::composed::forward(p, inputs, y, last, save)
+}
+
+/// The backward pass of a gated scan, as [`backward`].
+pub(crate) fn backward_gated(
+    p: &Problem,
+    inputs: &GatedInputs,
+    saved: Option<&Tensor>,
+    grad_y: Option<&Tensor>,
+    grad_last: Option<&Tensor>,
+    wanted: GatedWanted,
+) -> Result<GatedGradients> {
+    let grad_y = grad_y.map(readable).transpose()?;
+    let grad_last = grad_last.map(|g| state(p, g)).transpose()?;
+    crate::composed::backward(p, inputs, saved, grad_y.as_ref(), grad_last.as_ref(), wanted)
 }
 
 fn unsupported<T>(p: &Problem) -> Result<T> {

@@ -3,10 +3,12 @@
 
 mod autograd;
 mod backend;
+mod composed;
 mod cpu;
 #[cfg(any(feature = "cuda", feature = "simt"))]
 mod cuda;
 mod custom_op;
+mod gated;
 mod layer;
 mod problem;
 pub mod reference;

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{bail, DType, Device, Result, Tensor};
 
+use crate::gated::PARTS;
+
 /// The dtype that carries the state: f64 for f64, f32 for everything else.
 pub(crate) fn accumulation_dtype(dtype: DType) -> DType {
     match dtype {
@@ -25,6 +27,31 @@ pub(crate) fn check_inputs(args: &[(&str, &Tensor)]) -> Result<(usize, usize, us
             bail!("{name}: expected dtype {:?}, that of {first}, got {:?}", x.dtype(), t.dtype())
         }
         check_device(name, t, first, x)?;
+    }
+    Ok((batch, len, channels))
+}
+
+/// Checks pre-activations `p`, `[B, L, 5S]`, and a bias, `[S]`; returns `(B, L, S)`.
+pub(crate) fn check_gated(p: &Tensor, a_bias: Option<&Tensor>) -> Result<(usize, usize, usize)> {
+    let &[batch, len, columns] = p.dims() else {
+        bail!(
+            "p: expected shape [B, L, 5S] (batch, time, five parts of S channels), got rank {} {:?}",
+            p.rank(),
+            p.dims()
+        )
+    };
+    check_float("p", p.dtype())?;
+    if !columns.is_multiple_of(PARTS) {
+        bail!("p: expected shape [B, L, 5S], whose columns are five parts of S channels, got {:?}", p.dims())
+    }
+    let channels = columns / PARTS;
+    if let Some(bias) = a_bias {
+        expect_shape("a_bias", bias, &[channels], "[S] for p of [B, L, 5S]")?;
+        let (dtype, acc, got) = (p.dtype(), accumulation_dtype(p.dtype()), bias.dtype());
+        if got != dtype && got != acc {
+            bail!("a_bias: expected dtype {dtype:?}, that of p, or {acc:?}, that of the state, got {got:?}")
+        }
+        check_device("a_bias", bias, "p", p)?;
     }
     Ok((batch, len, channels))
 }
@@ -106,7 +133,7 @@ impl Problem {
     }
 
     /// Checks a state argument, of x's dtype or the accumulation dtype.
-    pub fn check_state(&self, name: &str, h: &Tensor, x: &Tensor) -> Result<()> {
+    pub fn check_state(&self, name: &str, h: &Tensor, first: &str, x: &Tensor) -> Result<()> {
         let (n, d) = self.state_dims();
         let whose = match self.sequences {
             Sequences::Dense => "[B, D]",
@@ -115,9 +142,12 @@ impl Problem {
         expect_shape(name, h, &[n, d], whose)?;
         if h.dtype() != self.dtype && h.dtype() != self.acc {
             let (acc, got) = (self.acc, h.dtype());
-            bail!("{name}: expected dtype {:?}, that of x, or {acc:?}, that of the state, got {got:?}", self.dtype)
+            bail!(
+                "{name}: expected dtype {:?}, that of {first}, or {acc:?}, that of the state, got {got:?}",
+                self.dtype
+            )
         }
-        check_device(name, h, "x", x)
+        check_device(name, h, first, x)
     }
 
     /// Checks a gradient of `y`.
@@ -130,10 +160,10 @@ impl Problem {
     }
 }
 
-/// Checks the offsets of packed sequences against the shape of `x`.
-pub(crate) fn check_offsets(offsets: &[usize], (batch, len, channels): (usize, usize, usize)) -> Result<()> {
+/// Checks the offsets of packed sequences against the shape of the argument they divide.
+pub(crate) fn check_offsets(offsets: &[usize], name: &str, t: &Tensor, (batch, len): (usize, usize)) -> Result<()> {
     if batch != 1 {
-        bail!("x: expected shape [1, T, D] with cu_seqlens, got [{batch}, {len}, {channels}]")
+        bail!("{name}: expected shape [1, T, channels] with cu_seqlens, got {:?}", t.dims())
     }
     let (Some(&first), Some(&last)) = (offsets.first(), offsets.last()) else {
         bail!("cu_seqlens: expected offsets 0 = o_0 <= .. <= o_N = {len}, got none")
@@ -142,7 +172,7 @@ pub(crate) fn check_offsets(offsets: &[usize], (batch, len, channels): (usize, u
         bail!("cu_seqlens: expected the first offset to be 0, got {first}")
     }
     if last != len {
-        bail!("cu_seqlens: expected the last offset to be {len}, the length of x, got {last}")
+        bail!("cu_seqlens: expected the last offset to be {len}, the length of {name}, got {last}")
     }
     for (n, pair) in offsets.windows(2).enumerate() {
         if pair[0] > pair[1] {

@@ -170,21 +170,39 @@ impl Scan {
     fn problem(&self, x: &Tensor, a: &Tensor, b: &Tensor, c: Option<&Tensor>) -> Result<Problem> {
         let mut args = vec![("x", x), ("a", a), ("b", b)];
         args.extend(c.map(|c| ("c", c)));
-        let (batch, len, channels) = check_inputs(&args)?;
+        let dims = check_inputs(&args)?;
+        let out = if c.is_some() { x.dtype() } else { accumulation_dtype(x.dtype()) };
+        self.problem_of("x", x, dims, out)
+    }
+
+    /// The initial state.
+    pub(crate) fn h0(&self) -> Option<&Tensor> {
+        self.initial_state.as_ref()
+    }
+
+    /// A scan of `B, L, D` with these options, whose first argument has been checked; `out` is the dtype of its output
+    /// where none was asked for.
+    pub(crate) fn problem_of(
+        &self,
+        name: &str,
+        first: &Tensor,
+        (batch, len, channels): (usize, usize, usize),
+        out: DType,
+    ) -> Result<Problem> {
         let sequences = match &self.cu_seqlens {
             None => Sequences::Dense,
             Some(offsets) => {
-                check_offsets(offsets, (batch, len, channels))?;
+                check_offsets(offsets, name, first, (batch, len))?;
                 Sequences::Packed(offsets.clone())
             }
         };
         if self.chunk_len == Some(0) {
             bail!("chunk_len: expected at least 1 time step, got 0")
         }
-        let (dtype, acc) = (x.dtype(), accumulation_dtype(x.dtype()));
-        let out = self.out_dtype.unwrap_or(if c.is_some() { dtype } else { acc });
+        let (dtype, acc) = (first.dtype(), accumulation_dtype(first.dtype()));
+        let out = self.out_dtype.unwrap_or(out);
         check_float("out_dtype", out)?;
-        let (device, reverse, chunk_len) = (x.device().clone(), self.reverse, self.chunk_len);
+        let (device, reverse, chunk_len) = (first.device().clone(), self.reverse, self.chunk_len);
         let problem = Problem {
             batch,
             len,
@@ -197,10 +215,10 @@ impl Scan {
             sequences,
             chunk_len,
             #[cfg(feature = "simt")]
-            emulation: crate::simt::current(x.device()),
+            emulation: crate::simt::current(first.device()),
         };
         if let Some(h0) = &self.initial_state {
-            problem.check_state("h0", h0, x)?;
+            problem.check_state("h0", h0, name, first)?;
         }
         Ok(problem)
     }
