@@ -54,7 +54,7 @@ pub(crate) fn backward(
     let Gradients { x, a, b, c, h0 } = backend::backward(p, &args, saved, grad_y, grad_last, all)?;
     let mut loss = Tensor::zeros((), p.acc, &p.device)?;
     for (value, grad) in values.iter().zip([x, a, b, c]) {
-        if let Some(grad) = grad {
+        if let Some(grad) = grad.filter(|g| g.elem_count() > 0) {
             loss = (loss + (value * grad)?.sum_all()?)?;
         }
     }

@@ -163,7 +163,7 @@ impl Problem {
 /// Checks the offsets of packed sequences against the shape of the argument they divide.
 pub(crate) fn check_offsets(offsets: &[usize], name: &str, t: &Tensor, (batch, len): (usize, usize)) -> Result<()> {
     if batch != 1 {
-        bail!("{name}: expected shape [1, T, channels] with cu_seqlens, got {:?}", t.dims())
+        bail!("{name}: expected shape [1, T, ..] with cu_seqlens, got {:?}", t.dims())
     }
     let (Some(&first), Some(&last)) = (offsets.first(), offsets.last()) else {
         bail!("cu_seqlens: expected offsets 0 = o_0 <= .. <= o_N = {len}, got none")

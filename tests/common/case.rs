@@ -131,7 +131,7 @@ pub struct Arg {
 }
 
 impl Arg {
-    fn draw(
+    pub fn draw(
         rng: &mut SmallRng,
         name: &'static str,
         view: View,
@@ -180,10 +180,20 @@ impl Arg {
         }
     }
 
+    /// The dimensions `[N, D]` of states, which are kept as `[1, N, D]`.
+    pub fn dims_of_states(&self) -> [usize; 2] {
+        [self.dims.1, self.dims.2]
+    }
+
     /// Asserts that `got` is the gradient of the base.
     #[track_caller]
     pub fn judge(&self, what: &str, case: &Case, got: &[f64], truth: &Outcome, magnitudes: &Outcome) {
-        let mut tolerance = case.tolerance(self.name);
+        self.judge_with(case.tolerance(self.name), what, got, truth, magnitudes);
+    }
+
+    /// Asserts that `got` is the gradient of the base, to the tolerance of the gradient of the view.
+    #[track_caller]
+    pub fn judge_with(&self, mut tolerance: Tolerance, what: &str, got: &[f64], truth: &Outcome, magnitudes: &Outcome) {
         // the sum over a broadcast dimension is candle's, term by term, each of which can round
         tolerance.relative += roundoff(self.dtype) * (self.repeats().saturating_sub(1)) as f64;
         let (want, magnitudes) = (self.fold(&truth[self.name]), self.fold(&magnitudes[self.name]));

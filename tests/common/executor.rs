@@ -92,7 +92,7 @@ pub fn outputs(case: &Case, inputs: &[Tensor], h0: Option<&Tensor>) -> Result<(T
 }
 
 /// Who computes on a device, for messages.
-fn place(device: &Device) -> String {
+pub fn place(device: &Device) -> String {
     #[cfg(feature = "simt")]
     if let Some(emulation) = quick_ssm::simt::current(device) {
         return format!("the emulation with {:?} tiles", emulation.tiles);

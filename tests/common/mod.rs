@@ -7,6 +7,7 @@
 
 pub mod case;
 pub mod executor;
+pub mod gated;
 pub mod judge;
 pub mod truth;
 pub mod view;
@@ -20,6 +21,7 @@ use rand::{Rng, SeedableRng};
 
 pub use case::{Case, Gate, Output, Spec};
 pub use executor::{executors, Autograd, Direct, Executor};
+pub use gated::{GatedCase, GatedSpec};
 pub use judge::judge;
 pub use view::View;
 
@@ -148,4 +150,17 @@ pub fn assert_same_bits(what: &str, got: &Tensor, want: &Tensor) -> Result<()> {
     let differ = bits(got)?.into_iter().zip(bits(want)?).position(|(g, w)| g != w);
     assert_eq!(differ, None, "{what}: the element at this index differs");
     Ok(())
+}
+
+/// Asserts that it fails, with a message that begins with the argument's name and has these parts.
+#[track_caller]
+pub fn fails<T>(result: Result<T>, argument: &str, parts: &[&str]) {
+    let Err(error) = result else { panic!("{argument}: accepted, though it is not {parts:?}") };
+    let message = error.to_string();
+    let first = message.lines().next().unwrap_or_default();
+    assert!(first.starts_with(&format!("{argument}: ")), "it does not name {argument}: {first}");
+    assert!(first.contains("expected") && first.contains("got"), "{first}");
+    for part in parts {
+        assert!(first.contains(part), "no {part:?} in: {first}");
+    }
 }
