@@ -86,10 +86,15 @@ impl Data {
         Self::new([x, full(0.9, len)?, ones.clone(), ones], grad_y)
     }
 
-    pub fn forward(&self) -> Result<()> {
+    pub fn scan(&self) -> candle_core::Result<Tensor> {
         let [x, a, b, c] = &self.args;
-        quick_ssm::scan(x, a, b, c)?;
-        Ok(())
+        quick_ssm::scan(x, a, b, c)
+    }
+
+    /// The same recurrence in candle's own operations.
+    pub fn step_by_step(&self) -> candle_core::Result<Tensor> {
+        let [x, a, b, c] = &self.args;
+        quick_ssm::reference::scan(x, a, b, c)
     }
 
     pub fn gradients(&self) -> Result<()> {

@@ -15,6 +15,12 @@ pub fn scan(data: &Data) -> Result<Tensor> {
     quick_ssm::scan(x, a, b, c)?.apply_op1(Seed { grad: data.grad_y.clone() })
 }
 
+/// The same with the recurrence of candle's own operations.
+pub fn step_by_step(data: &Data) -> Result<Tensor> {
+    let [x, a, b, c] = data.vars.each_ref().map(Var::as_tensor);
+    quick_ssm::reference::scan(x, a, b, c)?.apply_op1(Seed { grad: data.grad_y.clone() })
+}
+
 /// The same with the stand-in.
 pub fn idle(data: &Data) -> Result<Tensor> {
     let [x, a, b, c] = data.vars.each_ref().map(Var::as_tensor);

@@ -9,14 +9,20 @@
 //! the time of the public call, its outputs allocated and released, the bandwidth on those bytes, and the ratios of
 //! that time to those of a yardstick that moves as many tensors, of candle's own `&x * &a` scaled to as many, and of the
 //! scan of a state that fades away. All take turns in one run.
+//!
+//! `--table against` puts the scan beside the recurrence computed step by step, and `--table growth` shows how its cost
+//! grows with each size.
 
+mod against;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod data;
 mod graph;
+mod growth;
 mod measure;
 mod report;
 mod stream;
+mod table;
 
 use std::path::PathBuf;
 
@@ -29,6 +35,7 @@ use data::{num_sets, Data, Pass};
 use measure::{interleaved, Clock, Contender, WallClock};
 use report::{PassTimes, Report, Row};
 use stream::{stream5, stream9, Element, Pages};
+use table::Table;
 
 /// Measures the scan against the bandwidth of memory.
 ///
@@ -38,6 +45,9 @@ use stream::{stream5, stream9, Element, Pages};
 /// allocator that keeps memory shifts all times and ratios.
 #[derive(Debug, Parser)]
 struct Args {
+    /// What to put into the table
+    #[arg(long, value_name = "TABLE", default_value = "passes")]
+    table: Contents,
     /// Dtypes to measure, all four by default
     #[arg(long, value_name = "DTYPE")]
     dtype: Vec<Dtype>,
@@ -59,6 +69,9 @@ struct Args {
     /// Stay on the CPU where there is a CUDA device
     #[arg(long)]
     cpu: bool,
+    /// GiB of memory that a growing tensor may fill, with all that it needs
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    memory: u32,
     /// Write the results to a JSON file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -69,6 +82,17 @@ struct Args {
 
 const SHAPES: [[usize; 3]; 6] =
     [[4, 2048, 1024], [1, 16384, 1024], [8, 512, 512], [16, 128, 4096], [1, 262144, 64], [1, 1048576, 16]];
+
+/// What a table is of.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Contents {
+    /// The passes of the scan, against the bandwidth of memory
+    Passes,
+    /// The scan against what else a program could do
+    Against,
+    /// The cost of an element while a size grows
+    Growth,
+}
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Dtype {
@@ -91,28 +115,66 @@ fn parse_shape(text: &str) -> Result<[usize; 3]> {
     Ok(shape)
 }
 
+/// Calls a generic function of the element type that a [`Dtype`] names.
+macro_rules! by_dtype {
+    ($dtype:expr, $f:ident($($arg:expr),*)) => {
+        match $dtype {
+            Dtype::F32 => $f::<f32>($($arg),*),
+            Dtype::Bf16 => $f::<bf16>($($arg),*),
+            Dtype::F16 => $f::<f16>($($arg),*),
+            Dtype::F64 => $f::<f64>($($arg),*),
+        }
+    };
+}
+
 fn main() -> Result<()> {
     let args = Args::parse();
+    // candle walks the graph of a step-by-step recurrence recursively
+    let run = std::thread::Builder::new().stack_size(1 << 30).spawn(move || run(&args))?;
+    run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn run(args: &Args) -> Result<()> {
     let device = if args.cpu { Device::Cpu } else { Device::cuda_if_available(0)? };
     let threads = rayon::current_num_threads();
     let name = if device.is_cpu() { format!("CPU, {threads} threads") } else { "CUDA device".into() };
+    match args.table {
+        Contents::Passes => passes(args, &device, name),
+        Contents::Against => {
+            use against::{measure, CONTENDERS, SHAPES};
+            let mut table = Table::new(name, CONTENDERS.to_vec());
+            table.print_heading();
+            for dtype in or_all(&args.dtype, &[Dtype::F32]) {
+                for shape in or_all(&args.shape, &SHAPES) {
+                    by_dtype!(dtype, measure(shape, &device, args, &mut table))?;
+                }
+            }
+            args.json.as_ref().map_or(Ok(()), |path| table.write_json(path))?;
+            args.plot.as_ref().map_or(Ok(()), |path| table.plot(path))
+        }
+        Contents::Growth => {
+            use growth::{measure, plot, write_json};
+            let dtype = args.dtype.first().copied().unwrap_or(Dtype::F32);
+            println!("{name}, {dtype:?}");
+            let points = by_dtype!(dtype, measure(&device, args, (args.memory as usize) << 30))?;
+            args.json.as_ref().map_or(Ok(()), |path| write_json(path, &points))?;
+            args.plot.as_ref().map_or(Ok(()), |path| plot(path, &points))
+        }
+    }
+}
+
+fn passes(args: &Args, device: &Device, name: String) -> Result<()> {
     println!("{name}, {} rounds; GB/s of the fewest bytes: forward 5, gradients and backward 9 tensors", args.rounds);
     report::print_heading();
     let mut rows = Vec::new();
     for dtype in or_all(&args.dtype, &[Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::F64]) {
         for shape in or_all(&args.shape, &SHAPES) {
-            let measure = match dtype {
-                Dtype::F32 => measure::<f32>,
-                Dtype::Bf16 => measure::<bf16>,
-                Dtype::F16 => measure::<f16>,
-                Dtype::F64 => measure::<f64>,
-            };
-            rows.extend(measure(shape, &device, &args)?);
+            rows.extend(by_dtype!(dtype, measure(shape, device, args))?);
         }
     }
     let report = Report {
         device: name,
-        threads,
+        threads: rayon::current_num_threads(),
         candle_threads: candle_core::utils::get_num_threads(),
         allocator: "system",
         huge_pages: args.huge_pages,
@@ -120,13 +182,8 @@ fn main() -> Result<()> {
         seed: args.seed,
         rows: &rows,
     };
-    if let Some(path) = &args.json {
-        report::write_json(path, &report)?;
-    }
-    if let Some(path) = &args.plot {
-        report::plot(path, &report)?;
-    }
-    Ok(())
+    args.json.as_ref().map_or(Ok(()), |path| report::write_json(path, &report))?;
+    args.plot.as_ref().map_or(Ok(()), |path| report::plot(path, &report))
 }
 
 /// Moves as many tensors as a pass has to: on a set of arguments, or somewhere else at each call of another number.
@@ -164,7 +221,10 @@ fn measure<T: Element>(shape: [usize; 3], device: &Device, args: &Args) -> Resul
 /// A pass of the scan over one of the sets.
 fn scan(pass: Pass, sets: &[Data]) -> Result<Contender<'_>> {
     Ok(match pass {
-        Pass::Forward => Box::new(|call| sets[call % sets.len()].forward()),
+        Pass::Forward => Box::new(|call| {
+            sets[call % sets.len()].scan()?;
+            Ok(())
+        }),
         Pass::Gradients => Box::new(|call| sets[call % sets.len()].gradients()),
         Pass::Backward => backward(sets.iter().map(graph::scan))?,
     })
