@@ -180,7 +180,14 @@ pub(crate) fn backward(
 
 /// The forward pass of a gated scan, with the outputs of [`forward`].
 pub(crate) fn forward_gated(p: &Problem, inputs: &GatedInputs, y: bool, last: bool, save: bool) -> Result<Forward> {
-    crate::composed::forward(p, inputs, y, last, save)
+    match &p.device {
+        #[cfg(feature = "simt")]
+        _ if p.emulation.is_some() => crate::composed::forward(p, inputs, y, last, save),
+        Device::Cpu => cpu::forward_gated(p, inputs, y, last, save),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => crate::composed::forward(p, inputs, y, last, save),
+        _ => unsupported(p),
+    }
 }
 
 /// The backward pass of a gated scan, as [`backward`].
@@ -194,7 +201,15 @@ pub(crate) fn backward_gated(
 ) -> Result<GatedGradients> {
     let grad_y = grad_y.map(readable).transpose()?;
     let grad_last = grad_last.map(|g| state(p, g)).transpose()?;
-    crate::composed::backward(p, inputs, saved, grad_y.as_ref(), grad_last.as_ref(), wanted)
+    let (grad_y, grad_last) = (grad_y.as_ref(), grad_last.as_ref());
+    match &p.device {
+        #[cfg(feature = "simt")]
+        _ if p.emulation.is_some() => crate::composed::backward(p, inputs, saved, grad_y, grad_last, wanted),
+        Device::Cpu => cpu::backward_gated(p, inputs, saved, grad_y, grad_last, wanted),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => crate::composed::backward(p, inputs, saved, grad_y, grad_last, wanted),
+        _ => unsupported(p),
+    }
 }
 
 fn unsupported<T>(p: &Problem) -> Result<T> {

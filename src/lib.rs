@@ -3,6 +3,7 @@
 
 mod autograd;
 mod backend;
+#[cfg(any(feature = "cuda", feature = "simt"))]
 mod composed;
 mod cpu;
 #[cfg(any(feature = "cuda", feature = "simt"))]

@@ -1,9 +1,8 @@
 //! Memory for results, filled row by row from several threads.
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
-use super::view::Run;
+use super::view::{rows_ahead, Place};
 
 /// Elements that nobody has written yet. Clearing them first would cost a pass over memory.
 pub(crate) struct Buffer<T> {
@@ -36,20 +35,21 @@ impl<T: Copy> Buffer<T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at).cast(), width) }
     }
 
-    /// Columns `columns` of the rows of a run of times, in an output of rows of `channels` elements from `start` on.
+    /// The rows of a place, of which each is `stride` elements after the one before, and the first one of the batch element
+    /// begins at `start`.
     ///
     /// # Safety
     /// No other row or block that overlaps them may be in use.
-    pub unsafe fn block(&self, start: usize, channels: usize, times: &Run, columns: &Range<usize>) -> BlockMut<T> {
-        let rows = times.len();
-        let at = |time: usize| start + time * channels + columns.start;
-        if rows > 0 {
+    pub unsafe fn block(&self, start: usize, stride: usize, place: &Place) -> BlockMut<T> {
+        let Place { times, columns, .. } = place;
+        let at = |time: usize| start + time * stride + columns.start;
+        if place.rows() > 0 {
             let (first, end) = (at(times.start), at(times.end - 1) + columns.len());
             assert!(first <= end && end <= self.len, "elements {first} .. {end} of {}", self.len);
         }
         let (first, stride) = match times.reverse {
-            false => (times.start, channels as isize),
-            true => (times.end.saturating_sub(1), -(channels as isize)),
+            false => (times.start, stride as isize),
+            true => (times.end.saturating_sub(1), -(stride as isize)),
         };
         BlockMut::new(self.start.wrapping_add(at(first)), stride)
     }
@@ -97,8 +97,7 @@ pub(crate) struct BlockMut<T> {
 
 impl<T> BlockMut<T> {
     fn new(first: *mut T, stride: isize) -> Self {
-        let rows = (PAGE / size_of::<T>() as isize) / stride.abs().max(1) + 1;
-        Self { first, stride, ahead: rows * stride }
+        Self { first, stride, ahead: rows_ahead::<T>(stride) }
     }
 
     /// Adjacent rows in their order.
@@ -122,6 +121,3 @@ impl<T> BlockMut<T> {
         self.first.wrapping_offset(row * self.stride + self.ahead).wrapping_add(channel)
     }
 }
-
-/// Bytes.
-const PAGE: isize = 2048;

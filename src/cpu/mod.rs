@@ -1,19 +1,32 @@
-//! The scan on the CPU: dtypes and buffers. [`forward`] and [`backward`] read every tensor once, in the order of time.
+//! The scan on the CPU: dtypes and buffers. A pass reads every tensor once, in the order of time.
+//!
+//! A forward and a backward pass exist once each, for every [`form`] of the scan.
 
 mod backward_pass;
 mod buffer;
 mod chain;
+mod form;
 mod forward_pass;
+mod gated;
+mod gates;
+mod plain;
 mod plan;
 mod simd;
 mod view;
 
+use std::marker::PhantomData;
+
+use candle_core::op::BackpropOp;
 use candle_core::{DType, Device, Result, Storage, Tensor, WithDType};
 use half::{bf16, f16};
 
-use crate::backend::{Forward, Gradients, Inputs, Wanted};
+use crate::backend::{Forward, GatedGradients, GatedInputs, GatedWanted, Gradients, Inputs, Wanted};
+use crate::gated::PARTS;
 use crate::problem::Problem;
 use buffer::Buffer;
+use form::Form;
+use gated::Gated;
+use plain::Plain;
 use plan::Plan;
 use simd::{Accumulator, Element};
 use view::{Held, View};
@@ -37,6 +50,11 @@ pub(crate) fn forward(p: &Problem, inputs: &Inputs, y: bool, last: bool, save: b
     by_dtype!(p, typed_forward(p, inputs, y, last, save))
 }
 
+/// The forward pass of a gated scan, as [`forward`].
+pub(crate) fn forward_gated(p: &Problem, inputs: &GatedInputs, y: bool, last: bool, save: bool) -> Result<Forward> {
+    by_dtype!(p, typed_forward_gated(p, inputs, y, last, save))
+}
+
 fn typed_forward<T: Element, O: Element<Acc = T::Acc>>(
     p: &Problem,
     inputs: &Inputs,
@@ -44,48 +62,53 @@ fn typed_forward<T: Element, O: Element<Acc = T::Acc>>(
     last: bool,
     save: bool,
 ) -> Result<Forward> {
+    let (held, one) = (HeldInputs::new(inputs), T::narrow(T::Acc::ONE));
+    run_forward::<_, O>(p, held.form(&one)?, inputs.h0.as_ref(), y, last, save)
+}
+
+fn typed_forward_gated<T: Element, O: Element<Acc = T::Acc>>(
+    p: &Problem,
+    inputs: &GatedInputs,
+    y: bool,
+    last: bool,
+    save: bool,
+) -> Result<Forward> {
+    let held = HeldGated::<T>::new(p, inputs);
+    run_forward::<_, O>(p, held.form()?, inputs.h0.as_ref(), y, last, save)
+}
+
+fn run_forward<F: Form, O: Element<Acc = F::Acc>>(
+    p: &Problem,
+    form: F,
+    h0: Option<&Tensor>,
+    y: bool,
+    last: bool,
+    save: bool,
+) -> Result<Forward> {
     let plan = Plan::new(p);
-    let one = T::narrow(T::Acc::ONE);
-    let (x, a, b) = (Held::new(&inputs.x), Held::new(&inputs.a), Held::new(&inputs.b));
-    let (c, h0) = (inputs.c.as_ref().map(Held::new), inputs.h0.as_ref().map(Held::new));
-    let elements = p.batch * p.len * p.channels;
-    let y = y.then(|| Buffer::<O>::new(elements));
+    let h0 = h0.map(Held::new);
+    let y = y.then(|| Buffer::<O>::new(p.batch * p.len * p.channels));
     let last = last.then(|| Buffer::new(p.num_sequences() * p.channels));
     let saved = save.then(|| Buffer::new(plan.chunks * p.channels));
     let pass = forward_pass::Forward {
         plan: &plan,
         channels: p.channels,
         len: p.len,
-        x: x.view::<T>()?,
-        a: a.view()?,
-        b: b.view()?,
-        c: c.as_ref().map_or(Ok(View::constant(&one)), Held::view)?,
+        form,
         h0: h0.as_ref().map(Held::contiguous).transpose()?,
         y: y.as_ref(),
         last: last.as_ref(),
         saved: saved.as_ref(),
     };
     pass.run();
-    let saved = saved.map(|states| {
-        let shape = (plan.chunks, p.channels);
-        // SAFETY: the pass has run.
-        Tensor::from_vec(unsafe { states.into_vec() }, shape, &Device::Cpu)
-    });
     Ok(Forward {
         // SAFETY: the pass has run.
         y: y.map(|y| in_dtype(unsafe { y.into_vec() }, p.out)).transpose()?,
         // SAFETY: the pass has run.
-        last: last.map(|h| Storage::Cpu(T::Acc::to_cpu_storage_owned(unsafe { h.into_vec() }))),
-        saved: saved.transpose()?,
+        last: last.map(|h| Storage::Cpu(F::Acc::to_cpu_storage_owned(unsafe { h.into_vec() }))),
+        // SAFETY: the pass has run.
+        saved: saved.map(|states| unsafe { tensor(states, (plan.chunks, p.channels)) }).transpose()?,
     })
-}
-
-/// A result in the dtype that was asked for: the kernels write the dtype of x and the accumulation dtype.
-fn in_dtype<O: Element>(values: Vec<O>, dtype: DType) -> Result<Storage> {
-    use candle_core::backend::BackendStorage;
-    let layout = candle_core::Layout::contiguous(values.len());
-    let storage = O::to_cpu_storage_owned(values);
-    Ok(Storage::Cpu(if dtype == O::DTYPE { storage } else { storage.to_dtype(&layout, dtype)? }))
 }
 
 /// The backward pass; without `saved` it computes the states before each chunk first.
@@ -100,6 +123,18 @@ pub(crate) fn backward(
     by_dtype!(p, typed_backward(p, inputs, saved, grad_y, grad_last, wanted))
 }
 
+/// The backward pass of a gated scan, as [`backward`].
+pub(crate) fn backward_gated(
+    p: &Problem,
+    inputs: &GatedInputs,
+    saved: Option<&Tensor>,
+    grad_y: Option<&Tensor>,
+    grad_last: Option<&Tensor>,
+    wanted: GatedWanted,
+) -> Result<GatedGradients> {
+    by_dtype!(p, typed_backward_gated(p, inputs, saved, grad_y, grad_last, wanted))
+}
+
 fn typed_backward<T: Element, G: Element<Acc = T::Acc>>(
     p: &Problem,
     inputs: &Inputs,
@@ -108,45 +143,170 @@ fn typed_backward<T: Element, G: Element<Acc = T::Acc>>(
     grad_last: Option<&Tensor>,
     wanted: Wanted,
 ) -> Result<Gradients> {
-    let need_states = wanted.a || wanted.c;
-    let computed = match saved {
-        None if need_states => forward(p, inputs, false, false, true)?.saved,
-        _ => None,
+    let saved = match saved {
+        None if wanted.a || wanted.c => forward(p, inputs, false, false, true)?.saved,
+        saved => saved.cloned(),
     };
-    let states = saved.or(computed.as_ref()).filter(|_| need_states).map(Held::new);
-    let plan = Plan::new(p);
-    let (one, zero) = (T::narrow(T::Acc::ONE), G::narrow(G::Acc::default()));
-    let (x, a, b) = (Held::new(&inputs.x), Held::new(&inputs.a), Held::new(&inputs.b));
-    let c = inputs.c.as_ref().map(Held::new);
-    let grad_y = grad_y.map(|g| g.to_dtype(G::DTYPE)).transpose()?;
-    let (g, grad_last) = (grad_y.as_ref().map(Held::new), grad_last.map(Held::new));
-    let elements = p.batch * p.len * p.channels;
-    let buffer = |wanted: bool| wanted.then(|| Buffer::<T>::new(elements));
+    let (held, one) = (HeldInputs::new(inputs), T::narrow(T::Acc::ONE));
+    let buffer = |wanted: bool| wanted.then(|| Buffer::<T>::new(p.batch * p.len * p.channels));
     let (dx, da, db, dc) = (buffer(wanted.x), buffer(wanted.a), buffer(wanted.b), buffer(wanted.c));
-    let dh0 = wanted.h0.then(|| Buffer::new(p.num_sequences() * p.channels));
-    let pass = backward_pass::Backward {
-        plan: &plan,
-        channels: p.channels,
+    let gradients = plain::PlainGradients::<T, G> {
         len: p.len,
-        x: x.view::<T>()?,
-        a: a.view()?,
-        b: b.view()?,
-        c: c.as_ref().map_or(Ok(View::constant(&one)), Held::view)?,
-        g: g.as_ref().map_or(Ok(View::constant(&zero)), Held::view::<G>)?,
-        saved: states.as_ref().map_or(Ok(&[][..]), Held::contiguous)?,
-        grad_last: grad_last.as_ref().map(Held::contiguous).transpose()?,
+        channels: p.channels,
         dx: dx.as_ref(),
         da: da.as_ref(),
         db: db.as_ref(),
         dc: dc.as_ref(),
+        out: PhantomData,
+    };
+    let h0 = run_backward(p, held.form(&one)?, gradients, saved.as_ref(), grad_y, grad_last, wanted.h0)?;
+    // SAFETY: the pass has run.
+    let result = |buffer: Option<Buffer<T>>| buffer.map(|b| unsafe { tensor(b, p.dims()) }).transpose();
+    Ok(Gradients { x: result(dx)?, a: result(da)?, b: result(db)?, c: result(dc)?, h0 })
+}
+
+fn typed_backward_gated<T: Element, G: Element<Acc = T::Acc>>(
+    p: &Problem,
+    inputs: &GatedInputs,
+    saved: Option<&Tensor>,
+    grad_y: Option<&Tensor>,
+    grad_last: Option<&Tensor>,
+    wanted: GatedWanted,
+) -> Result<GatedGradients> {
+    let saved = match saved {
+        None if wanted.p || wanted.a_bias || wanted.y => forward_gated(p, inputs, false, false, true)?.saved,
+        saved => saved.cloned(),
+    };
+    let held = HeldGated::<T>::new(p, inputs);
+    let (rows, chunks) = (p.batch * p.len, Plan::new(p).chunks);
+    let dp = wanted.p.then(|| Buffer::<T>::new(rows * PARTS * p.channels));
+    let d_bias = wanted.a_bias.then(|| Buffer::<T::Acc>::new(chunks * p.channels));
+    let y = wanted.y.then(|| Buffer::<G>::new(rows * p.channels));
+    let gradients = gated::GatedGradients {
+        len: p.len,
+        channels: p.channels,
+        dp: dp.as_ref(),
+        d_bias: d_bias.as_ref(),
+        y: y.as_ref(),
+    };
+    let h0 = run_backward(p, held.form()?, gradients, saved.as_ref(), grad_y, grad_last, wanted.h0)?;
+    let d_bias = d_bias.map(|sums| {
+        // SAFETY: the pass has run.
+        let total = total(&unsafe { sums.into_vec() }, p.channels);
+        Tensor::from_vec(total, p.channels, &Device::Cpu)
+    });
+    let y = y.map(|y| {
+        // SAFETY: the pass has run.
+        let y = in_dtype(unsafe { y.into_vec() }, p.out)?;
+        Ok::<_, candle_core::Error>(Tensor::from_storage(y, p.dims(), BackpropOp::none(), false))
+    });
+    Ok(GatedGradients {
+        // SAFETY: the pass has run.
+        p: dp.map(|dp| unsafe { tensor(dp, (p.batch, p.len, PARTS * p.channels)) }).transpose()?,
+        a_bias: d_bias.transpose()?,
+        h0,
+        y: y.transpose()?,
+    })
+}
+
+/// Runs a backward pass; returns the gradient of the initial states, where it is `wanted`.
+fn run_backward<D: form::Gradients>(
+    p: &Problem,
+    form: D::Form,
+    gradients: D,
+    saved: Option<&Tensor>,
+    grad_y: Option<&Tensor>,
+    grad_last: Option<&Tensor>,
+    wanted: bool,
+) -> Result<Option<Tensor>> {
+    let plan = Plan::new(p);
+    let zero = D::Out::narrow(<D::Out as Element>::Acc::default());
+    let states = saved.filter(|_| gradients.need_states()).map(Held::new);
+    let grad_y = grad_y.map(|g| g.to_dtype(D::Out::DTYPE)).transpose()?;
+    let (g, grad_last) = (grad_y.as_ref().map(Held::new), grad_last.map(Held::new));
+    let dh0 = wanted.then(|| Buffer::new(p.num_sequences() * p.channels));
+    let pass = backward_pass::Backward {
+        plan: &plan,
+        channels: p.channels,
+        form,
+        g: g.as_ref().map_or(Ok(View::constant(&zero)), Held::view)?,
+        saved: states.as_ref().map_or(Ok(&[][..]), Held::contiguous)?,
+        grad_last: grad_last.as_ref().map(Held::contiguous).transpose()?,
+        gradients,
         dh0: dh0.as_ref(),
     };
     pass.run();
-    let tensor = |buffer: Option<Buffer<T>>| {
-        // SAFETY: the pass has run.
-        buffer.map(|values| Tensor::from_vec(unsafe { values.into_vec() }, p.dims(), &Device::Cpu)).transpose()
-    };
     // SAFETY: the pass has run.
-    let dh0 = dh0.map(|values| Tensor::from_vec(unsafe { values.into_vec() }, p.state_dims(), &Device::Cpu));
-    Ok(Gradients { x: tensor(dx)?, a: tensor(da)?, b: tensor(db)?, c: tensor(dc)?, h0: dh0.transpose()? })
+    dh0.map(|values| unsafe { tensor(values, p.state_dims()) }).transpose()
+}
+
+/// The arguments of a scan, held for reading.
+struct HeldInputs<'a> {
+    x: Held<'a>,
+    a: Held<'a>,
+    b: Held<'a>,
+    c: Option<Held<'a>>,
+}
+
+impl<'a> HeldInputs<'a> {
+    fn new(inputs: &'a Inputs) -> Self {
+        let (x, a, b) = (Held::new(&inputs.x), Held::new(&inputs.a), Held::new(&inputs.b));
+        Self { x, a, b, c: inputs.c.as_ref().map(Held::new) }
+    }
+
+    fn form<'s, T: Element>(&'s self, one: &'s T) -> Result<Plain<'s, T>> {
+        let c = self.c.as_ref().map_or(Ok(View::constant(one)), Held::view)?;
+        Ok(Plain { x: self.x.view()?, a: self.a.view()?, b: self.b.view()?, c })
+    }
+}
+
+/// The arguments of a gated scan, held for reading.
+struct HeldGated<'a, T: Element> {
+    p: Held<'a>,
+    bias: Option<Held<'a>>,
+    /// In the place of a bias.
+    zeros: Vec<T::Acc>,
+    channels: usize,
+}
+
+impl<'a, T: Element> HeldGated<'a, T> {
+    fn new(p: &Problem, inputs: &'a GatedInputs) -> Self {
+        let bias = inputs.a_bias.as_ref().map(Held::new);
+        let zeros = if bias.is_none() { p.channels } else { 0 };
+        Self { p: Held::new(&inputs.p), bias, zeros: vec![T::Acc::default(); zeros], channels: p.channels }
+    }
+
+    fn form(&self) -> Result<Gated<'_, T>> {
+        let p = self.p.view()?;
+        let bias = self.bias.as_ref().map_or(Ok(&self.zeros[..]), Held::contiguous)?;
+        Ok(Gated { parts: std::array::from_fn(|n| p.skip_columns(n * self.channels)), bias })
+    }
+}
+
+/// A result.
+///
+/// # Safety
+/// All elements must have been written.
+unsafe fn tensor<T: Element>(values: Buffer<T>, shape: impl candle_core::shape::ShapeWithOneHole) -> Result<Tensor> {
+    // SAFETY: passed on to the caller.
+    Tensor::from_vec(unsafe { values.into_vec() }, shape, &Device::Cpu)
+}
+
+/// A result in the dtype that was asked for: the kernels write the dtype of x and the accumulation dtype.
+fn in_dtype<O: Element>(values: Vec<O>, dtype: DType) -> Result<Storage> {
+    use candle_core::backend::BackendStorage;
+    let layout = candle_core::Layout::contiguous(values.len());
+    let storage = O::to_cpu_storage_owned(values);
+    Ok(Storage::Cpu(if dtype == O::DTYPE { storage } else { storage.to_dtype(&layout, dtype)? }))
+}
+
+/// The sum of rows, in their order.
+fn total<A: Accumulator>(rows: &[A], width: usize) -> Vec<A> {
+    let mut total = vec![0f64; width];
+    for row in rows.chunks_exact(width.max(1)) {
+        for (sum, value) in total.iter_mut().zip(row) {
+            *sum += value.to_f64();
+        }
+    }
+    total.into_iter().map(A::from_f64).collect()
 }

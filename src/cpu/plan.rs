@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::view::Run;
+use super::view::{Place, Run};
 use crate::problem::{Problem, Sequences};
 
 /// Elements of a tile or chunk: what a core reads in one go and finds in its second-level cache the next time.
@@ -30,13 +30,13 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
-    /// The times of some steps, in their order.
-    pub fn times(&self, steps: &Range<usize>) -> Run {
+    /// Some columns of some steps, in the order of the steps.
+    pub fn place(&self, steps: &Range<usize>, columns: &Range<usize>) -> Place {
         let (start, end) = match self.reverse {
             false => (self.start + steps.start, self.start + steps.end),
             true => (self.start + self.len - steps.end, self.start + self.len - steps.start),
         };
-        Run { start, end, reverse: self.reverse }
+        Place { batch: self.batch, times: Run { start, end, reverse: self.reverse }, columns: columns.clone() }
     }
 }
 

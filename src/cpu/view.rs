@@ -59,35 +59,48 @@ impl<'a, T: Element> View<'a, T> {
         Self { data: std::slice::from_ref(value), start: 0, batch: 0, time: 0, broadcast: true }
     }
 
-    /// Some columns of a run of times of one batch element, in place; `scratch` takes what is not adjacent there.
-    ///
-    /// Row `i` of the block is that of time `times.start + i`, or counted from the end where the run is `reverse`.
-    pub fn block<'s>(&self, batch: usize, times: &Run, columns: &Range<usize>, scratch: &'s mut Vec<T>) -> Block<'s, T>
+    /// The columns after the first `count`.
+    pub fn skip_columns(self, count: usize) -> Self {
+        Self { start: self.start + count, ..self }
+    }
+
+    fn at(&self, place: &Place, time: usize) -> usize {
+        self.start + place.batch * self.batch + time * self.time
+    }
+
+    /// The rows of a place, the last first where its run of times is `reverse`; `scratch` takes what is not adjacent in
+    /// memory.
+    pub fn block<'s>(&self, place: &Place, scratch: &'s mut Vec<T>) -> Block<'s, T>
     where
         'a: 's,
     {
-        let at = |time: usize| self.start + batch * self.batch + time * self.time;
-        let (rows, width) = (times.len(), columns.len());
-        if self.broadcast {
-            let rows = if self.time == 0 { rows.min(1) } else { rows };
-            scratch.clear();
-            for row in 0..rows {
-                scratch.resize((row + 1) * width, self.data[at(times.time(row))]);
-            }
-            let stride = if self.time == 0 { 0 } else { width as isize };
-            return Block { first: scratch.as_ptr(), stride, shared: PhantomData };
+        if !self.broadcast {
+            return self.adjacent(place);
         }
-        let span = if rows == 0 || width == 0 {
+        let (rows, width) = (place.rows(), place.width());
+        let rows = if self.time == 0 { rows.min(1) } else { rows };
+        scratch.clear();
+        for row in 0..rows {
+            scratch.resize((row + 1) * width, self.data[self.at(place, place.times.time(row))]);
+        }
+        let stride = if self.time == 0 { 0 } else { width as isize };
+        Block::new(scratch.as_ptr(), stride)
+    }
+
+    /// The same of a tensor whose columns are adjacent.
+    pub fn adjacent(&self, place: &Place) -> Block<'a, T> {
+        let Place { times, columns, .. } = place;
+        let span = if place.rows() == 0 || place.width() == 0 {
             0..0
         } else {
-            at(times.start) + columns.start..at(times.end - 1) + columns.end
+            self.at(place, times.start) + columns.start..self.at(place, times.end - 1) + columns.end
         };
         let elements = &self.data[span];
         let (first, stride) = match times.reverse {
             false => (0, self.time as isize),
-            true => (elements.len() - width.min(elements.len()), -(self.time as isize)),
+            true => (elements.len() - place.width().min(elements.len()), -(self.time as isize)),
         };
-        Block { first: elements[first..].as_ptr(), stride, shared: PhantomData }
+        Block::new(elements[first..].as_ptr(), stride)
     }
 }
 
@@ -110,10 +123,29 @@ impl Run {
             true => self.end - 1 - row,
         }
     }
+}
 
-    /// The same times in the other order.
+/// Some columns of a run of times of one batch element.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub batch: usize,
+    pub times: Run,
+    pub columns: Range<usize>,
+}
+
+impl Place {
+    pub fn rows(&self) -> usize {
+        self.times.len()
+    }
+
+    pub fn width(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// The same with its times in the other order.
     pub fn backward(&self) -> Self {
-        Self { reverse: !self.reverse, ..self.clone() }
+        let times = Run { reverse: !self.times.reverse, ..self.times.clone() };
+        Self { times, columns: self.columns.clone(), ..*self }
     }
 }
 
@@ -122,14 +154,20 @@ impl Run {
 pub(crate) struct Block<'a, T> {
     first: *const T,
     stride: isize,
+    /// Elements of some whole rows, about a page.
+    ahead: isize,
     shared: PhantomData<&'a [T]>,
 }
 
 impl<'a, T> Block<'a, T> {
+    fn new(first: *const T, stride: isize) -> Self {
+        Self { first, stride, ahead: rows_ahead::<T>(stride), shared: PhantomData }
+    }
+
     /// Adjacent rows from the last one to the first.
     pub fn backward(elements: &'a [T], width: usize) -> Self {
         let last = elements.len() - width.min(elements.len());
-        Self { first: elements[last..].as_ptr(), stride: -(width as isize), shared: PhantomData }
+        Self::new(elements[last..].as_ptr(), -(width as isize))
     }
 
     /// Where a channel of a row is.
@@ -141,4 +179,17 @@ impl<'a, T> Block<'a, T> {
         // SAFETY: within the elements that the block was made of, says the caller.
         unsafe { self.first.offset(row * self.stride).add(channel) }
     }
+
+    /// Where a channel of a row is that lies about a page ahead: to be fetched, not to be accessed.
+    #[inline(always)]
+    pub fn ahead(&self, row: isize, channel: usize) -> *const T {
+        self.first.wrapping_offset(row * self.stride + self.ahead).wrapping_add(channel)
+    }
+}
+
+/// Elements of the fewest whole rows that are more than half a page.
+pub(crate) fn rows_ahead<T>(stride: isize) -> isize {
+    /// Bytes.
+    const HALF_PAGE: isize = 2048;
+    ((HALF_PAGE / size_of::<T>() as isize) / stride.abs().max(1) + 1) * stride
 }

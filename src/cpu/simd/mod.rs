@@ -11,10 +11,11 @@ mod x86;
 use candle_core::WithDType;
 use half::{bf16, f16};
 
+use super::gates::Exponential;
 pub(crate) use portable::{Portable, Scalar};
 
 /// An accumulator: what states and gradients of states are carried in.
-pub(crate) trait Accumulator: Element<Acc = Self> + Lanes<Self> + Default {
+pub(crate) trait Accumulator: Element<Acc = Self> + Lanes<Self> + Exponential + Default {
     const ONE: Self;
 
     #[cfg(target_arch = "x86_64")]
@@ -45,8 +46,11 @@ pub(crate) trait Element: WithDType + 'static {
 pub(crate) trait Lanes<A>: Copy {
     const LEN: usize;
 
+    fn splat(value: A) -> Self;
     fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
+    fn div(self, other: Self) -> Self;
 
     /// Zero in place of what is smaller than the smallest normal number: a decaying state would otherwise spend its
     /// last hundred steps in denormal arithmetic, many times slower.
@@ -54,6 +58,17 @@ pub(crate) trait Lanes<A>: Copy {
 
     /// `value` where `self` is not zero, and zero where it is: also where `value` is not finite.
     fn keep_zero(self, value: Self) -> Self;
+
+    /// `self` where it is not less than `least`, which includes NaN, and `least` where it is.
+    fn at_least(self, least: Self) -> Self;
+
+    fn negative_abs(self) -> Self;
+
+    /// `negative` where the sign of `self` is set, and `positive` where it is not.
+    fn by_sign(self, negative: Self, positive: Self) -> Self;
+
+    /// The number that has the last bits of `self` as its exponent, and no sign nor fraction.
+    fn as_exponent(self) -> Self;
 }
 
 /// An instruction set.
@@ -71,6 +86,9 @@ pub(crate) trait Isa {
     /// # Safety
     /// `to` must be valid for writes of `LEN` elements, and the processor must have the instruction set.
     unsafe fn write<E: Element>(value: Self::V<E::Acc>, to: *mut E);
+
+    /// Asks for the cache line at `at`, soon to be read. Any address will do.
+    fn prefetch<E>(at: *const E);
 
     /// Asks for the cache line at `at`, soon to be overwritten. Any address will do.
     fn prefetch_for_write<E>(at: *const E);
@@ -181,6 +199,25 @@ pub(crate) fn dispatch<F: Vectorised>(f: F) -> F::Output {
     }
     // SAFETY: plain Rust runs on every processor.
     unsafe { f.run::<Portable>() }
+}
+
+/// How many instruction sets there are.
+#[cfg(test)]
+pub(crate) const ISAS: usize = 3;
+
+/// Runs a computation with one of the instruction sets, plain Rust first; `None` where the processor does not have it.
+#[cfg(test)]
+pub(crate) fn run_on<F: Vectorised>(isa: usize, f: F) -> Option<F::Output> {
+    match isa {
+        // SAFETY: plain Rust runs on every processor.
+        0 => Some(unsafe { f.run::<Scalar>() }),
+        // SAFETY: as above.
+        1 => Some(unsafe { f.run::<Portable>() }),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the processor has AVX2 and F16C.
+        2 if x86::available() => Some(unsafe { x86::run(f) }),
+        _ => None,
+    }
 }
 
 macro_rules! accumulators {

@@ -21,6 +21,9 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn prefetch<E>(_at: *const E) {}
+
+    #[inline(always)]
     fn prefetch_for_write<E>(_at: *const E) {}
 }
 
@@ -29,14 +32,29 @@ macro_rules! scalar_lanes {
         impl Lanes<$acc> for $acc {
             const LEN: usize = 1;
 
-    #[inline(always)]
+            #[inline(always)]
+            fn splat(value: $acc) -> Self {
+                value
+            }
+
+            #[inline(always)]
             fn add(self, other: Self) -> Self {
                 self + other
             }
 
             #[inline(always)]
+            fn sub(self, other: Self) -> Self {
+                self - other
+            }
+
+            #[inline(always)]
             fn mul(self, other: Self) -> Self {
                 self * other
+            }
+
+            #[inline(always)]
+            fn div(self, other: Self) -> Self {
+                self / other
             }
 
             #[inline(always)]
@@ -47,6 +65,26 @@ macro_rules! scalar_lanes {
             #[inline(always)]
             fn keep_zero(self, value: Self) -> Self {
                 if self == 0. { 0. } else { value }
+            }
+
+            #[inline(always)]
+            fn at_least(self, least: Self) -> Self {
+                if self < least { least } else { self }
+            }
+
+            #[inline(always)]
+            fn negative_abs(self) -> Self {
+                -self.abs()
+            }
+
+            #[inline(always)]
+            fn by_sign(self, negative: Self, positive: Self) -> Self {
+                if self.is_sign_negative() { negative } else { positive }
+            }
+
+            #[inline(always)]
+            fn as_exponent(self) -> Self {
+                Self::from_bits(self.to_bits() << (Self::MANTISSA_DIGITS - 1))
             }
         }
     )*};
@@ -77,6 +115,9 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
+    fn prefetch<E>(_at: *const E) {}
+
+    #[inline(always)]
     fn prefetch_for_write<E>(_at: *const E) {}
 }
 
@@ -91,13 +132,28 @@ impl<A: Accumulator> Lanes<A> for Array<A> {
     const LEN: usize = WIDTH;
 
     #[inline(always)]
+    fn splat(value: A) -> Self {
+        Self([value; WIDTH])
+    }
+
+    #[inline(always)]
     fn add(self, other: Self) -> Self {
         self.zip(other, <A as Lanes<A>>::add)
     }
 
     #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.zip(other, <A as Lanes<A>>::sub)
+    }
+
+    #[inline(always)]
     fn mul(self, other: Self) -> Self {
         self.zip(other, <A as Lanes<A>>::mul)
+    }
+
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        self.zip(other, <A as Lanes<A>>::div)
     }
 
     #[inline(always)]
@@ -108,5 +164,25 @@ impl<A: Accumulator> Lanes<A> for Array<A> {
     #[inline(always)]
     fn keep_zero(self, value: Self) -> Self {
         self.zip(value, A::keep_zero)
+    }
+
+    #[inline(always)]
+    fn at_least(self, least: Self) -> Self {
+        self.zip(least, A::at_least)
+    }
+
+    #[inline(always)]
+    fn negative_abs(self) -> Self {
+        Self(self.0.map(A::negative_abs))
+    }
+
+    #[inline(always)]
+    fn by_sign(self, negative: Self, positive: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i].by_sign(negative.0[i], positive.0[i])))
+    }
+
+    #[inline(always)]
+    fn as_exponent(self) -> Self {
+        Self(self.0.map(A::as_exponent))
     }
 }

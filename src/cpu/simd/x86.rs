@@ -38,6 +38,12 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch<E>(at: *const E) {
+        // SAFETY: a prefetch reads nothing and faults on no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
     fn prefetch_for_write<E>(at: *const E) {
         // SAFETY: a prefetch reads nothing and faults on no address.
         unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) }
@@ -46,7 +52,8 @@ impl Isa for Avx2 {
 
 macro_rules! lanes {
     ($name:ident, $acc:ident, $vector:ident, $len:literal, $load:ident, $store:ident, $read:ident, $write:ident,
-     $set1:ident, $add:ident, $mul:ident, $and:ident, $andnot:ident, $cmp:ident) => {
+     $set1:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $max:ident, $and:ident, $andnot:ident, $or:ident,
+     $cmp:ident, $blend:ident, $to_bits:ident, $from_bits:ident, $shift:ident) => {
         /// Two registers, together a cache line: rows that lie at the same place in their pages share one set of the
         /// first-level cache, and a line that is not used up at once is gone before its second half is.
         #[derive(Clone, Copy)]
@@ -57,6 +64,12 @@ macro_rules! lanes {
             const LEN: usize = $len;
 
             #[inline(always)]
+            fn splat(value: $acc) -> Self {
+                // SAFETY: see above.
+                unsafe { Self([$set1(value); 2]) }
+            }
+
+            #[inline(always)]
             fn add(self, other: Self) -> Self {
                 let ([v0, v1], [w0, w1]) = (self.0, other.0);
                 // SAFETY: see above.
@@ -64,10 +77,24 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
+            fn sub(self, other: Self) -> Self {
+                let ([v0, v1], [w0, w1]) = (self.0, other.0);
+                // SAFETY: see above.
+                unsafe { Self([$sub(v0, w0), $sub(v1, w1)]) }
+            }
+
+            #[inline(always)]
             fn mul(self, other: Self) -> Self {
                 let ([v0, v1], [w0, w1]) = (self.0, other.0);
                 // SAFETY: see above.
                 unsafe { Self([$mul(v0, w0), $mul(v1, w1)]) }
+            }
+
+            #[inline(always)]
+            fn div(self, other: Self) -> Self {
+                let ([v0, v1], [w0, w1]) = (self.0, other.0);
+                // SAFETY: see above.
+                unsafe { Self([$div(v0, w0), $div(v1, w1)]) }
             }
 
             #[inline(always)]
@@ -90,6 +117,38 @@ macro_rules! lanes {
                 unsafe {
                     let zero = $set1(0.);
                     Self([$and(w0, $cmp::<_CMP_NEQ_UQ>(v0, zero)), $and(w1, $cmp::<_CMP_NEQ_UQ>(v1, zero))])
+                }
+            }
+
+            #[inline(always)]
+            fn at_least(self, least: Self) -> Self {
+                let ([v0, v1], [w0, w1]) = (self.0, least.0);
+                // SAFETY: see above. The maximum of NaN and a number is the second of them.
+                unsafe { Self([$max(w0, v0), $max(w1, v1)]) }
+            }
+
+            #[inline(always)]
+            fn negative_abs(self) -> Self {
+                let [v0, v1] = self.0;
+                // SAFETY: see above.
+                unsafe { Self([$or(v0, $set1(-0.)), $or(v1, $set1(-0.))]) }
+            }
+
+            #[inline(always)]
+            fn by_sign(self, negative: Self, positive: Self) -> Self {
+                let ([v0, v1], [n0, n1], [p0, p1]) = (self.0, negative.0, positive.0);
+                // SAFETY: see above.
+                unsafe { Self([$blend(p0, n0, v0), $blend(p1, n1, v1)]) }
+            }
+
+            #[inline(always)]
+            fn as_exponent(self) -> Self {
+                const FRACTION: i32 = $acc::MANTISSA_DIGITS as i32 - 1;
+                let [v0, v1] = self.0;
+                // SAFETY: see above.
+                unsafe {
+                    let (bits0, bits1) = ($shift::<FRACTION>($to_bits(v0)), $shift::<FRACTION>($to_bits(v1)));
+                    Self([$from_bits(bits0), $from_bits(bits1)])
                 }
             }
         }
@@ -125,10 +184,18 @@ lanes!(
     write_f32,
     _mm256_set1_ps,
     _mm256_add_ps,
+    _mm256_sub_ps,
     _mm256_mul_ps,
+    _mm256_div_ps,
+    _mm256_max_ps,
     _mm256_and_ps,
     _mm256_andnot_ps,
-    _mm256_cmp_ps
+    _mm256_or_ps,
+    _mm256_cmp_ps,
+    _mm256_blendv_ps,
+    _mm256_castps_si256,
+    _mm256_castsi256_ps,
+    _mm256_slli_epi32
 );
 lanes!(
     F64x8,
@@ -141,10 +208,18 @@ lanes!(
     write_f64,
     _mm256_set1_pd,
     _mm256_add_pd,
+    _mm256_sub_pd,
     _mm256_mul_pd,
+    _mm256_div_pd,
+    _mm256_max_pd,
     _mm256_and_pd,
     _mm256_andnot_pd,
-    _mm256_cmp_pd
+    _mm256_or_pd,
+    _mm256_cmp_pd,
+    _mm256_blendv_pd,
+    _mm256_castpd_si256,
+    _mm256_castsi256_pd,
+    _mm256_slli_epi64
 );
 
 /// # Safety

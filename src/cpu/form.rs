@@ -1,0 +1,71 @@
+//! The forms of the recurrence `h_t = gate_t h_{t-1} + input_t`, `y_t = readout_t h_t`: what its terms are made of, and
+//! where their gradients go.
+
+use super::simd::{Accumulator, Element, Isa, Recurrence};
+use super::view::{Block, Place};
+
+/// A form of the scan, on given tensors.
+pub(crate) trait Form: Sync {
+    type Acc: Accumulator;
+    /// Memory for rows of tensors that cannot be read in place.
+    type Rows: Default;
+    type Terms<'s>: Terms<Acc = Self::Acc>
+    where
+        Self: 's;
+
+    /// The terms at a place.
+    fn terms<'s>(&'s self, place: &Place, rows: &'s mut Self::Rows) -> Self::Terms<'s>;
+}
+
+/// The terms of some steps of some channels, `LEN` of these at a time.
+pub(crate) trait Terms {
+    type Acc: Accumulator;
+
+    /// # Safety
+    /// The row and the channels must lie within the place, and the processor must have the instruction set.
+    unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<Self::Acc>;
+
+    /// # Safety
+    /// As for [`gate`](Self::gate).
+    unsafe fn input<I: Isa>(&self, row: isize, at: usize) -> I::V<Self::Acc>;
+
+    /// # Safety
+    /// As for [`gate`](Self::gate).
+    unsafe fn readout<I: Isa>(&self, row: isize, at: usize) -> I::V<Self::Acc>;
+}
+
+/// Where the gradients of a form go.
+pub(crate) trait Gradients: Sync {
+    type Form: Form;
+    /// Of `y` and its gradient.
+    type Out: Element<Acc = <Self::Form as Form>::Acc>;
+    /// Computes the steps of a place against time, from [`Adjoint`].
+    type Steps<'s>: Recurrence<Acc = <Self::Form as Form>::Acc>
+    where
+        Self: 's;
+
+    /// Whether the states are read.
+    fn need_states(&self) -> bool;
+
+    /// The steps at a place, which is backward, and within the given chunk of all.
+    ///
+    /// # Safety
+    /// Nobody else may write the gradients at this place.
+    unsafe fn steps<'s>(
+        &'s self,
+        place: &Place,
+        chunk: usize,
+        terms: <Self::Form as Form>::Terms<'s>,
+        adjoint: Adjoint<'s, Self::Out>,
+    ) -> Self::Steps<'s>;
+}
+
+/// What the gradients of the terms are made of.
+pub(crate) struct Adjoint<'s, G: Element> {
+    /// The gradient of `y`.
+    pub g: Block<'s, G>,
+    /// The states after the steps, and one row further on those before them; nothing where they are not read.
+    pub h: Block<'s, G::Acc>,
+    /// `z_t = gate_t dh_t` of the last step; left with that of the first one.
+    pub z: *mut G::Acc,
+}

@@ -1,0 +1,219 @@
+//! The gated scan of one tensor of pre-activations, whose rows hold the parts `a, d, u, ca, cb`:
+//!
+//! ```text
+//!   h_t = sigmoid(a_t + bias) h_{t-1} + sigmoid(d_t) u_t        y_t = silu(ca_t) cb_t h_t
+//! ```
+
+use super::buffer::{BlockMut, Buffer};
+use super::form::{Adjoint, Form, Gradients, Terms};
+use super::gates::{sigmoid, Sigmoid};
+use super::simd::{Element, Isa, Lanes, Recurrence};
+use super::view::{Block, Place, View};
+use crate::gated::PARTS;
+
+/// The arguments.
+pub(crate) struct Gated<'a, T: Element> {
+    /// `[B, L, S]` each.
+    pub parts: [View<'a, T>; PARTS],
+    /// `[S]`
+    pub bias: &'a [T::Acc],
+}
+
+impl<T: Element> Form for Gated<'_, T> {
+    type Acc = T::Acc;
+    type Rows = ();
+    type Terms<'s>
+        = GatedTerms<'s, T>
+    where
+        Self: 's;
+
+    fn terms<'s>(&'s self, place: &Place, _rows: &'s mut ()) -> GatedTerms<'s, T> {
+        let [a, d, u, ca, cb] = self.parts.each_ref().map(|part| part.adjacent(place));
+        GatedTerms { a, d, u, ca, cb, bias: &self.bias[place.columns.clone()] }
+    }
+}
+
+pub(crate) struct GatedTerms<'s, T: Element> {
+    a: Block<'s, T>,
+    d: Block<'s, T>,
+    u: Block<'s, T>,
+    ca: Block<'s, T>,
+    cb: Block<'s, T>,
+    bias: &'s [T::Acc],
+}
+
+/// Reads a row and fetches one to come: five parts of a row, often as many times the same place in a page, are too many
+/// for the processor to foresee.
+///
+/// # Safety
+/// The row and the channels must lie within the block, and the processor must have the instruction set.
+#[inline(always)]
+unsafe fn read<I: Isa, T: Element>(part: &Block<T>, row: isize, at: usize) -> I::V<T::Acc> {
+    I::prefetch(part.ahead(row, at));
+    // SAFETY: within the block, says the caller.
+    unsafe { I::read(part.at(row, at)) }
+}
+
+impl<T: Element> GatedTerms<'_, T> {
+    /// # Safety
+    /// As for [`Terms::gate`].
+    #[inline(always)]
+    unsafe fn a<I: Isa>(&self, row: isize, at: usize) -> Sigmoid<I::V<T::Acc>> {
+        // SAFETY: within the blocks, says the caller; the bias is as wide.
+        unsafe { sigmoid(read::<I, T>(&self.a, row, at).add(I::read(self.bias.as_ptr().add(at)))) }
+    }
+}
+
+impl<T: Element> Terms for GatedTerms<'_, T> {
+    type Acc = T::Acc;
+
+    #[inline(always)]
+    unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.a::<I>(row, at).value }
+    }
+
+    #[inline(always)]
+    unsafe fn input<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
+        // SAFETY: within the blocks, says the caller.
+        unsafe { sigmoid(read::<I, T>(&self.d, row, at)).value.mul(read::<I, T>(&self.u, row, at)) }
+    }
+
+    #[inline(always)]
+    unsafe fn readout<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
+        // SAFETY: within the blocks, says the caller.
+        unsafe {
+            let ca = read::<I, T>(&self.ca, row, at);
+            ca.mul(sigmoid(ca).value).mul(read::<I, T>(&self.cb, row, at))
+        }
+    }
+}
+
+/// What is wanted of the gradients, and `y` once more.
+pub(crate) struct GatedGradients<'a, T: Element, G> {
+    pub len: usize,
+    pub channels: usize,
+    /// `[B, L, 5S]`
+    pub dp: Option<&'a Buffer<T>>,
+    /// The gradient of the bias from each chunk, `[chunks, S]`.
+    pub d_bias: Option<&'a Buffer<T::Acc>>,
+    /// `[B, L, S]`
+    pub y: Option<&'a Buffer<G>>,
+}
+
+impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, T, G> {
+    type Form = Gated<'a, T>;
+    type Out = G;
+    type Steps<'s>
+        = GatedSteps<'s, T, G>
+    where
+        Self: 's;
+
+    fn need_states(&self) -> bool {
+        self.dp.is_some() || self.d_bias.is_some() || self.y.is_some()
+    }
+
+    unsafe fn steps<'s>(
+        &'s self,
+        place: &Place,
+        chunk: usize,
+        terms: GatedTerms<'s, T>,
+        adjoint: Adjoint<'s, G>,
+    ) -> GatedSteps<'s, T, G> {
+        let (row, first) = (self.channels, place.batch * self.len * self.channels);
+        // SAFETY: nobody else writes at this place, says the caller, nor in this chunk of its columns.
+        unsafe {
+            let part = |dp: &Buffer<T>, n: usize| dp.block(PARTS * first + n * row, PARTS * row, place);
+            GatedSteps {
+                terms,
+                adjoint,
+                dp: self.dp.map(|dp| std::array::from_fn(|n| part(dp, n))),
+                d_bias: self.d_bias.map(|sum| {
+                    let sum = sum.row(chunk * row + place.columns.start, place.width());
+                    sum.iter_mut().for_each(|channel| _ = channel.write(T::Acc::default()));
+                    sum.as_mut_ptr().cast()
+                }),
+                y: self.y.map(|y| y.block(first, row, place)),
+            }
+        }
+    }
+}
+
+/// With `dh_t = readout_t g_t + z_{t+1}`, and the gradients of the pre-activations by the derivatives of their functions:
+///
+/// ```text
+///   silu(x) = x s(x)      silu'(x) = s(x) + silu(x) (1 - s(x))      s'(x) = s(x) (1 - s(x))
+/// ```
+pub(crate) struct GatedSteps<'s, T: Element, G: Element> {
+    terms: GatedTerms<'s, T>,
+    adjoint: Adjoint<'s, G>,
+    dp: Option<[BlockMut<T>; PARTS]>,
+    d_bias: Option<*mut T::Acc>,
+    y: Option<BlockMut<G>>,
+}
+
+impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
+    type Acc = T::Acc;
+    /// `z`, and the gradient of the bias.
+    type Carry<V: Copy> = (V, V);
+
+    #[inline(always)]
+    unsafe fn load<I: Isa>(&self, at: usize) -> (I::V<T::Acc>, I::V<T::Acc>) {
+        // SAFETY: within the rows, says the caller.
+        unsafe {
+            let z = I::read(self.adjoint.z.add(at));
+            match self.d_bias {
+                Some(sum) => (z, I::read(sum.add(at))),
+                None => (z, z),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn row<I: Isa>(
+        &self,
+        row: isize,
+        at: usize,
+        (z, d_bias): (I::V<T::Acc>, I::V<T::Acc>),
+    ) -> (I::V<T::Acc>, I::V<T::Acc>) {
+        let (GatedTerms { d, u, ca, cb, .. }, Adjoint { g, h, .. }) = (&self.terms, &self.adjoint);
+        // SAFETY: within the blocks, says the caller.
+        unsafe {
+            let a = self.terms.a::<I>(row, at);
+            let (ca, cb, g) = (read::<I, T>(ca, row, at), read::<I, T>(cb, row, at), read::<I, G>(g, row, at));
+            let gate = sigmoid(ca);
+            let silu = ca.mul(gate.value);
+            let readout = silu.mul(cb);
+            let dh = readout.mul(g).add(z);
+            let mut d_bias = d_bias;
+            if let Some(y) = self.y {
+                I::write(readout.mul(I::read(h.at(row, at))), y.at(row, at));
+            }
+            if self.dp.is_some() || self.d_bias.is_some() {
+                let da = I::read(h.at(row + 1, at)).mul(dh).mul(a.slope());
+                d_bias = d_bias.add(da);
+                if let Some(dp) = self.dp {
+                    let (d, u) = (sigmoid(I::read(d.at(row, at))), I::read(u.at(row, at)));
+                    let dc = I::read(h.at(row, at)).mul(g);
+                    I::write(da, dp[0].at(row, at));
+                    I::write(u.mul(dh).mul(d.slope()), dp[1].at(row, at));
+                    I::write(d.value.mul(dh), dp[2].at(row, at));
+                    I::write(dc.mul(cb).mul(gate.value.add(silu.mul(gate.complement))), dp[3].at(row, at));
+                    I::write(dc.mul(silu), dp[4].at(row, at));
+                }
+            }
+            (a.value.mul(dh).flush(), d_bias)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store<I: Isa>(&self, at: usize, (z, d_bias): (I::V<T::Acc>, I::V<T::Acc>)) {
+        // SAFETY: within the rows, says the caller.
+        unsafe {
+            I::write(z, self.adjoint.z.add(at));
+            if let Some(sum) = self.d_bias {
+                I::write(d_bias, sum.add(at));
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The scan of four tensors: `h_t = a_t h_{t-1} + b_t x_t`, `y_t = c_t h_t`.
+
+use std::marker::PhantomData;
+
+use super::buffer::{BlockMut, Buffer};
+use super::form::{Adjoint, Form, Gradients, Terms};
+use super::simd::{Element, Isa, Lanes, Recurrence};
+use super::view::{Block, Place, View};
+
+/// The arguments, `[B, L, D]` each.
+pub(crate) struct Plain<'a, T> {
+    pub x: View<'a, T>,
+    pub a: View<'a, T>,
+    pub b: View<'a, T>,
+    pub c: View<'a, T>,
+}
+
+impl<T: Element> Form for Plain<'_, T> {
+    type Acc = T::Acc;
+    type Rows = [Vec<T>; 4];
+    type Terms<'s>
+        = PlainTerms<'s, T>
+    where
+        Self: 's;
+
+    fn terms<'s>(&'s self, place: &Place, [x, a, b, c]: &'s mut [Vec<T>; 4]) -> PlainTerms<'s, T> {
+        PlainTerms {
+            x: self.x.block(place, x),
+            a: self.a.block(place, a),
+            b: self.b.block(place, b),
+            c: self.c.block(place, c),
+        }
+    }
+}
+
+pub(crate) struct PlainTerms<'s, T> {
+    x: Block<'s, T>,
+    a: Block<'s, T>,
+    b: Block<'s, T>,
+    c: Block<'s, T>,
+}
+
+impl<T: Element> Terms for PlainTerms<'_, T> {
+    type Acc = T::Acc;
+
+    #[inline(always)]
+    unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
+        // SAFETY: within the blocks, says the caller.
+        unsafe { I::read(self.a.at(row, at)) }
+    }
+
+    #[inline(always)]
+    unsafe fn input<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
+        // SAFETY: within the blocks, says the caller.
+        unsafe { I::read(self.b.at(row, at)).mul(I::read(self.x.at(row, at))) }
+    }
+
+    #[inline(always)]
+    unsafe fn readout<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
+        // SAFETY: within the blocks, says the caller.
+        unsafe { I::read(self.c.at(row, at)) }
+    }
+}
+
+/// The gradients of the arguments, `[B, L, D]` each: those that are wanted.
+pub(crate) struct PlainGradients<'a, T, G> {
+    pub len: usize,
+    pub channels: usize,
+    pub dx: Option<&'a Buffer<T>>,
+    pub da: Option<&'a Buffer<T>>,
+    pub db: Option<&'a Buffer<T>>,
+    pub dc: Option<&'a Buffer<T>>,
+    pub out: PhantomData<G>,
+}
+
+impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for PlainGradients<'a, T, G> {
+    type Form = Plain<'a, T>;
+    type Out = G;
+    type Steps<'s>
+        = PlainSteps<'s, T, G>
+    where
+        Self: 's;
+
+    fn need_states(&self) -> bool {
+        self.da.is_some() || self.dc.is_some()
+    }
+
+    unsafe fn steps<'s>(
+        &'s self,
+        place: &Place,
+        _chunk: usize,
+        terms: PlainTerms<'s, T>,
+        adjoint: Adjoint<'s, G>,
+    ) -> PlainSteps<'s, T, G> {
+        let start = place.batch * self.len * self.channels;
+        // SAFETY: nobody else writes there, says the caller.
+        let block = |out: &Buffer<T>| unsafe { out.block(start, self.channels, place) };
+        let (dx, da, db, dc) = (self.dx.map(block), self.da.map(block), self.db.map(block), self.dc.map(block));
+        PlainSteps { terms, adjoint, dx, da, db, dc }
+    }
+}
+
+/// With `dh_t = c_t g_t + z_{t+1}`:
+///
+/// ```text
+///   dx_t = b_t dh_t      db_t = x_t dh_t      dc_t = g_t h_t      da_t = h_{t-1} dh_t
+/// ```
+pub(crate) struct PlainSteps<'s, T, G: Element> {
+    terms: PlainTerms<'s, T>,
+    adjoint: Adjoint<'s, G>,
+    dx: Option<BlockMut<T>>,
+    da: Option<BlockMut<T>>,
+    db: Option<BlockMut<T>>,
+    dc: Option<BlockMut<T>>,
+}
+
+impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for PlainSteps<'_, T, G> {
+    type Acc = T::Acc;
+    type Carry<V: Copy> = V;
+
+    #[inline(always)]
+    unsafe fn load<I: Isa>(&self, at: usize) -> I::V<T::Acc> {
+        // SAFETY: within the row, says the caller.
+        unsafe { I::read(self.adjoint.z.add(at)) }
+    }
+
+    #[inline(always)]
+    unsafe fn row<I: Isa>(&self, row: isize, at: usize, z: I::V<T::Acc>) -> I::V<T::Acc> {
+        let (PlainTerms { x, a, b, c }, Adjoint { g, h, .. }) = (&self.terms, &self.adjoint);
+        // SAFETY: within the blocks, says the caller.
+        unsafe {
+            let g = I::read(g.at(row, at));
+            let dh = I::read(c.at(row, at)).mul(g).add(z);
+            if let Some(dx) = self.dx {
+                I::write(I::read(b.at(row, at)).mul(dh), dx.at(row, at));
+            }
+            if let Some(db) = self.db {
+                I::write(I::read(x.at(row, at)).mul(dh), db.at(row, at));
+            }
+            if let Some(dc) = self.dc {
+                I::write(I::read(h.at(row, at)).mul(g), dc.at(row, at));
+            }
+            if let Some(da) = self.da {
+                I::write(I::read(h.at(row + 1, at)).mul(dh), da.at(row, at));
+            }
+            I::read(a.at(row, at)).mul(dh).flush()
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store<I: Isa>(&self, at: usize, z: I::V<T::Acc>) {
+        // SAFETY: within the row, says the caller.
+        unsafe { I::write(z, self.adjoint.z.add(at)) }
+    }
+}
