@@ -11,6 +11,7 @@ mod gated;
 mod gates;
 mod plain;
 mod plan;
+pub(crate) mod rows;
 mod simd;
 mod view;
 

@@ -1,4 +1,4 @@
-//! The layer's formulae, from candle's operations around the scan.
+//! The layer's formulae from candle's operations, where every state is asked for.
 
 use candle_core::{DType, Result, Tensor, D};
 use candle_nn::ops::{sigmoid, silu};
@@ -36,18 +36,6 @@ impl Compute<'_> {
     /// The dtype of the state for an input of `dtype`.
     pub fn state_dtype(&self, input: DType) -> DType {
         accumulation_dtype(self.dtype(input))
-    }
-
-    /// The output, `[B, L, H]`, for `xs`, `[B, L, H]`, from the state `h0`, `[B, S]`; and the last state, `[B, S]` in
-    /// the accumulation dtype, if `with_state`.
-    pub fn forward(&self, xs: &Tensor, h0: Option<&Tensor>, with_state: bool) -> Result<(Tensor, Option<Tensor>)> {
-        let Gates { a, d, u, c } = self.gates(xs)?;
-        let scan = self.scan(h0, xs.dtype())?;
-        let (ch, last) = match with_state {
-            false => (scan.apply(&u, &a, &d, &c)?, None),
-            true => scan.apply_with_state(&u, &a, &d, &c).map(|(ch, last)| (ch, Some(last)))?,
-        };
-        Ok((self.readout(xs, &ch)?, last))
     }
 
     /// The output and the state after every step, `[B, L, S]` in the accumulation dtype.

@@ -3,12 +3,16 @@
 mod compute;
 mod config;
 mod file;
+mod node;
 mod params;
-mod recompute;
+mod pass;
 mod rnn;
+mod rows;
 mod state;
+mod weights;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{bail, DType, Device, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
@@ -16,9 +20,12 @@ use candle_nn::{Module, VarBuilder};
 pub use config::QuickSsmConfig;
 pub use state::QuickSsmState;
 
-use crate::problem::check_float;
+use crate::backend::cast;
+use crate::problem::{accumulation_dtype, check_float};
 use compute::Compute;
+use node::Parts;
 use params::Params;
+use weights::{Dtypes, Frozen, Weights};
 
 /// A gated recurrent layer around the scan, from `[B, L, H]` to `[B, L, H]` (batch, time, channel).
 ///
@@ -67,6 +74,8 @@ use params::Params;
 pub struct QuickSsm {
     cfg: QuickSsmConfig,
     params: Params,
+    /// Where no parameter is tracked.
+    frozen: Option<Frozen>,
 }
 
 impl QuickSsm {
@@ -84,7 +93,7 @@ impl QuickSsm {
             // a VarMap hands out the variable it has, whatever the dtype of the builder
             check_float(vb.pp(name).prefix().as_str(), t.dtype())?;
         }
-        Ok(Self { cfg: cfg.clone(), params })
+        Self::of(cfg, params)
     }
 
     /// A layer for inference, with the parameters of a safetensors file, cast to `dtype`.
@@ -98,7 +107,16 @@ impl QuickSsm {
     /// tensor's name.
     pub fn load(path: impl AsRef<Path>, cfg: &QuickSsmConfig, dtype: DType, device: &Device) -> Result<Self> {
         cfg.check()?;
-        Ok(Self { cfg: cfg.clone(), params: file::load(path.as_ref(), cfg, dtype, device)? })
+        Self::of(cfg, file::load(path.as_ref(), cfg, dtype, device)?)
+    }
+
+    fn of(cfg: &QuickSsmConfig, params: Params) -> Result<Self> {
+        let tracked = params.named().iter().any(|(_, t)| t.track_op());
+        let (frozen, params) = match tracked {
+            true => (None, params),
+            false => Frozen::new(params).map(|(frozen, params)| (Some(frozen), params))?,
+        };
+        Ok(Self { cfg: cfg.clone(), params, frozen })
     }
 
     /// Writes the parameters to a safetensors file, in their dtype.
@@ -140,10 +158,20 @@ impl QuickSsm {
 
     /// The output and, if `with_state`, the last state, for arguments that have been checked.
     fn run(&self, xs: &Tensor, h0: Option<&Tensor>, with_state: bool) -> Result<(Tensor, Option<Tensor>)> {
-        match self.cfg.checkpoint {
-            true => recompute::forward(self.compute(), xs, h0, with_state),
-            false => self.compute().forward(xs, h0, with_state),
+        let dtype = self.cfg.compute_dtype.unwrap_or(xs.dtype());
+        let acc = accumulation_dtype(dtype);
+        if xs.elem_count() == 0 {
+            let state = || Tensor::zeros((xs.dim(0)?, self.cfg.state_size()), acc, xs.device());
+            let last = with_state.then(|| h0.map_or_else(state, |h0| cast(h0, acc))).transpose()?;
+            return Ok((xs.zeros_like()?, last));
         }
+        let dtypes = Dtypes::new(dtype, xs.dtype());
+        let weights = match &self.frozen {
+            Some(frozen) => frozen.get(&self.params, dtypes)?,
+            None => Arc::new(Weights::new(&self.params, dtypes)?),
+        };
+        let frozen = self.frozen.is_some();
+        node::forward(Parts { cfg: &self.cfg, params: &self.params, weights, frozen }, xs, h0, with_state)
     }
 
     /// Checks an argument `[B, L, H]` and returns `(B, L)`.

@@ -4,28 +4,29 @@ use candle_core::{Result, Tensor};
 use candle_nn::Init;
 
 use super::QuickSsmConfig;
+use crate::gated::PARTS;
 
-/// The tensors a layer learns.
+/// The tensors a layer learns, or something about each of them.
 #[derive(Debug, Clone)]
-pub(super) struct Params {
+pub(super) struct Params<T = Tensor> {
     /// `[H]`, with `use_norm`.
-    pub pre_norm: Option<Tensor>,
+    pub pre_norm: Option<T>,
     /// `[S, H]`, the decay of the state.
-    pub a: Tensor,
+    pub a: T,
     /// `[S]`.
-    pub a_bias: Tensor,
+    pub a_bias: T,
     /// `[S, H]`, the input of the state.
-    pub b: Tensor,
+    pub b: T,
     /// `[S, H]`, the gate of the readout.
-    pub c_a: Tensor,
+    pub c_a: T,
     /// `[S, H]`, the values of the readout.
-    pub c_b: Tensor,
+    pub c_b: T,
     /// `[S, H]`, the gate of the input.
-    pub d: Tensor,
+    pub d: T,
     /// `[H, S]`.
-    pub out: Tensor,
+    pub out: T,
     /// `[H]`.
-    pub out_bias: Tensor,
+    pub out_bias: T,
 }
 
 const PRE_NORM: &str = "pre_norm.weight";
@@ -54,10 +55,12 @@ impl Params {
             out_bias: get("out_proj.bias", &[h], uniform(s))?,
         })
     }
+}
 
-    /// The same parameters after `f`, which gets them in the order of [`named`](Self::named).
-    pub fn map(&self, mut f: impl FnMut(&Tensor) -> Tensor) -> Self {
-        Self {
+impl<T> Params<T> {
+    /// What `f` makes of each of them, which gets them in the order of [`named`](Self::named).
+    pub fn map<U>(&self, mut f: impl FnMut(&T) -> U) -> Params<U> {
+        Params {
             pre_norm: self.pre_norm.as_ref().map(&mut f),
             a: f(&self.a),
             a_bias: f(&self.a_bias),
@@ -70,8 +73,8 @@ impl Params {
         }
     }
 
-    /// Every parameter with its name, in the order in which [`build`](Self::build) asks for them.
-    pub fn named(&self) -> Vec<(&'static str, &Tensor)> {
+    /// Every one with its parameter's name, in the order in which [`build`](Params::build) asks for them.
+    pub fn named(&self) -> Vec<(&'static str, &T)> {
         let Self { pre_norm, a, a_bias, b, c_a, c_b, d, out, out_bias } = self;
         let mut named: Vec<_> = pre_norm.iter().map(|t| (PRE_NORM, t)).collect();
         named.extend([
@@ -85,5 +88,9 @@ impl Params {
             ("out_proj.bias", out_bias),
         ]);
         named
+    }
+    /// Those of the projection, in the order of its parts.
+    pub fn projections(&self) -> [&T; PARTS] {
+        [&self.a, &self.d, &self.b, &self.c_a, &self.c_b]
     }
 }
