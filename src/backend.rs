@@ -132,7 +132,6 @@ pub(crate) struct GatedGradients {
     /// `[N, S]` in the accumulation dtype.
     pub h0: Option<Tensor>,
     /// `[B, L, S]` in `problem.out`.
-    #[allow(dead_code)]
     pub y: Option<Tensor>,
 }
 

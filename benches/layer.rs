@@ -1,0 +1,72 @@
+//! Criterion's statistics over the layer: a training step against the same layer from candle's operations, and a step of
+//! generation against its products alone.
+//!
+//! `RAYON_NUM_THREADS=2 taskset -c 0,1 cargo bench --bench layer -- training` measures on two cores.
+
+#[path = "../tests/layer_support/composed.rs"]
+mod composed;
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_nn::{Module, VarBuilder, VarMap, RNN};
+use criterion::{criterion_group, criterion_main, Criterion};
+use quick_ssm::{QuickSsm, QuickSsmConfig};
+
+// what is measured should be the layer, not the kernel clearing fresh pages
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const CPU: Device = Device::Cpu;
+
+fn layer(cfg: &QuickSsmConfig) -> Result<(QuickSsm, BTreeMap<String, Var>)> {
+    let varmap = VarMap::new();
+    let layer = QuickSsm::new(cfg, VarBuilder::from_varmap(&varmap, DType::F32, &CPU))?;
+    let variables = varmap.data().lock().expect("no other thread").clone().into_iter().collect();
+    Ok((layer, variables))
+}
+
+/// Forward and backward at `[4, 1024, 512]` with a state of 1024.
+fn training(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("training");
+    group.sample_size(10);
+    let cfg = |checkpoint| QuickSsmConfig { state_size_mult: 2., checkpoint, ..QuickSsmConfig::new(512) };
+    let (_, variables) = layer(&cfg(false)).expect("a layer");
+    let xs = Var::randn(0f32, 1f32, (4, 1024, 512), &CPU).expect("an input");
+    let step = |ys: Tensor| ys.sum_all()?.backward();
+    group.bench_function("composed", |b| {
+        b.iter(|| composed::forward(&cfg(false), &variables, &xs, None).and_then(|(ys, _)| step(ys)).expect("a step"))
+    });
+    for checkpoint in [false, true] {
+        let tensors = variables.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+        let vb = VarBuilder::from_tensors(tensors, DType::F32, &CPU);
+        let layer = QuickSsm::new(&cfg(checkpoint), vb).expect("a layer of the same variables");
+        group.bench_function(format!("checkpoint {checkpoint}"), |b| {
+            b.iter(|| layer.forward(&xs).and_then(step).expect("a step"))
+        });
+    }
+    group.finish();
+}
+
+/// One step of one sequence, with 128 channels and a state of 512.
+fn generation(criterion: &mut Criterion) {
+    let (hidden, state) = (128, 512);
+    let cfg = QuickSsmConfig { state_size_mult: 4., ..QuickSsmConfig::new(hidden) };
+    let (_, variables) = layer(&cfg).expect("a layer");
+    let tensors = variables.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
+    let layer = QuickSsm::new(&cfg, VarBuilder::from_tensors(tensors, DType::F32, &CPU)).expect("a layer of tensors");
+    let random = |shape: (usize, usize)| Tensor::randn(0f32, 1., shape, &CPU).expect("a matrix");
+    let (x, ch) = (random((1, hidden)), random((1, state)));
+    let (projection, out) = (random((hidden, 5 * state)), random((state, hidden)));
+
+    let mut group = criterion.benchmark_group("generation");
+    group.bench_function("products", |b| {
+        b.iter(|| x.matmul(&projection).and_then(|p| Ok((p, ch.matmul(&out)?))).expect("two products"))
+    });
+    let mut last = layer.zero_state(1).expect("a state");
+    group.bench_function("step", |b| b.iter(|| last = layer.step(&x, &last).expect("a step")));
+    group.finish();
+}
+
+criterion_group!(benches, training, generation);
+criterion_main!(benches);
