@@ -1,6 +1,8 @@
 //! Layers and inputs from a seed, and how results are compared.
 #![allow(dead_code)] // every test file uses a part
 
+pub mod composed;
+
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Result, Shape, Tensor, Var};
