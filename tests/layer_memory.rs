@@ -1,4 +1,4 @@
-//! What the layer holds between its forward and its backward pass, counted by the allocator of the process.
+//! What the layer holds between its forward and its backward pass, and from step to step, counted by the allocator of the process.
 //!
 //! A file of its own, with a single test: the counts are those of all threads.
 
@@ -7,10 +7,10 @@ mod layer_support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicIsize, Ordering::SeqCst};
 
-use candle_core::{DType, Result, Tensor, Var};
-use candle_nn::{Module, RNN};
+use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_nn::{Module, VarBuilder, RNN};
 use layer_support::{layer, random, rng};
-use quick_ssm::QuickSsmConfig;
+use quick_ssm::{QuickSsm, QuickSsmConfig};
 
 struct Counting;
 
@@ -50,7 +50,36 @@ fn held<T>(f: impl FnOnce() -> Result<T>) -> Result<(T, isize)> {
 }
 
 #[test]
-fn a_layer_holds_its_input_and_the_states_between_chunks() -> Result<()> {
+fn what_a_layer_holds() -> Result<()> {
+    between_its_passes_the_input_and_the_states_of_chunks()?;
+    from_step_to_step_its_state()
+}
+
+fn from_step_to_step_its_state() -> Result<()> {
+    let cfg = QuickSsmConfig { state_size_mult: 4., ..QuickSsmConfig::new(32) };
+    let (layer, variables) = layer(&cfg, DType::F32, 3)?;
+    let frozen = variables.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
+    let frozen = QuickSsm::new(&cfg, VarBuilder::from_tensors(frozen, DType::F32, &Device::Cpu))?;
+    let input = random(&mut rng(4), (2, 32))?;
+    for (layer, detach) in [(&frozen, false), (&layer, true)] {
+        let mut state = layer.zero_state(2)?;
+        let mut run = |steps: usize| {
+            for _ in 0..steps {
+                state = layer.step(&input, &state)?;
+                if detach {
+                    state = state.detach();
+                }
+            }
+            Ok(())
+        };
+        run(3)?;
+        let ((), bytes) = held(|| run(500))?;
+        assert_eq!(bytes, 0);
+    }
+    Ok(())
+}
+
+fn between_its_passes_the_input_and_the_states_of_chunks() -> Result<()> {
     let (batch, len, hidden) = (2, 768, 64);
     for (state, compute_dtype) in [
         (64, DType::F32),
