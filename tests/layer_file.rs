@@ -62,7 +62,8 @@ fn a_saved_layer_loads_as_it_was() -> Result<()> {
             }
             let loaded = QuickSsm::load(&path, &cfg, dtype, &CPU)?;
             assert_eq!(loaded.config(), &cfg);
-            assert_close("ys", &loaded.forward(&xs)?, &layer.forward(&xs)?, 0.);
+            // its weights are laid out otherwise, so that products may round otherwise
+            assert_close("ys", &loaded.forward(&xs)?, &layer.forward(&xs)?, 1e-5);
             assert!(!loaded.forward(&xs)?.track_op());
             QuickSsm::load(&path, &cfg, DType::F64, &CPU)?;
         }
