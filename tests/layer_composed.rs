@@ -1,12 +1,14 @@
-//! The layer against the same formulae from candle's operations, in f64: values, states and gradients.
+//! The layer against the same formulae from candle's operations, in f64: values, states and gradients, on every device.
 
+mod common;
 mod layer_support;
 
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::VarBuilder;
-use layer_support::{assert_close, composed, layer, random, rng};
+use common::{devices, in_reach};
+use layer_support::{assert_close, composed, layer, layer_on, random, rng};
 use quick_ssm::{QuickSsm, QuickSsmConfig, QuickSsmState};
 
 const DTYPES: [DType; 4] = [DType::F32, DType::F64, DType::BF16, DType::F16];
@@ -21,28 +23,50 @@ fn tolerance(dtype: DType) -> f64 {
     }
 }
 
-/// The variables with the same values in f64.
+fn wide(var: &Var) -> Result<Var> {
+    Var::from_tensor(&var.to_device(&Device::Cpu)?.to_dtype(DType::F64)?)
+}
+
+/// The variables with the same values in f64, on the CPU.
 fn in_f64(variables: &BTreeMap<String, Var>) -> Result<BTreeMap<String, Var>> {
-    let wide = |(name, var): (&String, &Var)| Ok((name.clone(), Var::from_tensor(&var.to_dtype(DType::F64)?)?));
+    let wide = |(name, var): (&String, &Var)| Ok((name.clone(), wide(var)?));
     variables.iter().map(wide).collect()
 }
 
 /// The loss that gives outputs and last state these gradients.
 fn loss(ys: &Tensor, h: &Tensor, weights: &(Tensor, Tensor)) -> Result<Tensor> {
-    let part = |t: &Tensor, w: &Tensor| (t * w.to_dtype(t.dtype())?)?.sum_all()?.to_dtype(DType::F64);
+    let part =
+        |t: &Tensor, w: &Tensor| (t * w.to_device(t.device())?.to_dtype(t.dtype())?)?.sum_all()?.to_dtype(DType::F64);
     part(ys, &weights.0)? + part(h, &weights.1)?
 }
 
-/// A layer with variables and an input of `dtype`, against the formulae in f64 with the same numbers.
+/// A layer with variables and an input of `dtype` on every device, against the formulae in f64 with the same numbers.
 #[track_caller]
-fn check(what: &str, cfg: &QuickSsmConfig, dtype: DType, (batch, len): (usize, usize), swapped: bool) -> Result<()> {
+fn check(what: &str, cfg: &QuickSsmConfig, dtype: DType, dims: (usize, usize), swapped: bool) -> Result<()> {
+    for device in devices() {
+        if in_reach((dims.0, dims.1, cfg.state_size())) {
+            check_on(device, what, cfg, dtype, dims, swapped)?;
+        }
+    }
+    Ok(())
+}
+
+#[track_caller]
+fn check_on(
+    device: &Device,
+    what: &str,
+    cfg: &QuickSsmConfig,
+    dtype: DType,
+    (batch, len): (usize, usize),
+    swapped: bool,
+) -> Result<()> {
     let (hidden, state) = (cfg.hidden_size, cfg.state_size());
     let compute = cfg.compute_dtype.unwrap_or(dtype);
     let tolerance = tolerance(compute).max(tolerance(dtype));
-    let what = format!("{what} {dtype:?} {cfg:?}");
-    let (layer, variables) = layer(cfg, dtype, 1)?;
+    let what = format!("{what} on {} {dtype:?} {cfg:?}", common::executor::place(device));
+    let (layer, variables) = layer_on(device, cfg, dtype, 1)?;
     let mut rng = rng(2);
-    let mut random = |shape: &[usize]| random(&mut rng, shape)?.to_dtype(dtype);
+    let mut random = |shape: &[usize]| random(&mut rng, shape)?.to_dtype(dtype)?.to_device(device);
     let xs = match swapped {
         false => random(&[batch, len, hidden])?,
         true => random(&[len, batch, hidden])?,
@@ -51,20 +75,19 @@ fn check(what: &str, cfg: &QuickSsmConfig, dtype: DType, (batch, len): (usize, u
     let weights = (random(&[batch, len, hidden])?, random(&[batch, state])?);
     let input = |xs: &Var| if swapped { xs.transpose(0, 1) } else { Ok(xs.as_tensor().clone()) };
 
-    let start = QuickSsmState::new(Tensor::zeros((batch, hidden), dtype, &Device::Cpu)?, h0.as_tensor().clone())?;
+    let start = QuickSsmState::new(Tensor::zeros((batch, hidden), dtype, device)?, h0.as_tensor().clone())?;
     let (ys, end) = layer.forward_with_state(&input(&xs)?, &start)?;
     assert_eq!(ys.dtype(), dtype);
     let grads = loss(&ys, end.h(), &weights)?.backward()?;
 
-    let wide = in_f64(&variables)?;
-    let (wide_xs, wide_h0) =
-        (Var::from_tensor(&xs.to_dtype(DType::F64)?)?, Var::from_tensor(&h0.to_dtype(DType::F64)?)?);
+    let wide_variables = in_f64(&variables)?;
+    let (wide_xs, wide_h0) = (wide(&xs)?, wide(&h0)?);
     let exact = QuickSsmConfig { compute_dtype: None, ..cfg.clone() };
-    let (expected, last) = composed::forward(&exact, &wide, &input(&wide_xs)?, Some(&wide_h0))?;
+    let (expected, last) = composed::forward(&exact, &wide_variables, &input(&wide_xs)?, Some(&wide_h0))?;
     assert_close(&format!("{what}: y"), &ys, &expected, tolerance);
     assert_close(&format!("{what}: last state"), end.h(), &last, tolerance);
     let expected = loss(&expected, &last, &weights)?.backward()?;
-    let leaves = variables.iter().map(|(name, var)| (name.as_str(), var, &wide[name]));
+    let leaves = variables.iter().map(|(name, var)| (name.as_str(), var, &wide_variables[name]));
     for (name, var, wide) in leaves.chain([("xs", &xs, &wide_xs), ("h0", &h0, &wide_h0)]) {
         let grad = grads.get(var).unwrap_or_else(|| panic!("{what}: no gradient of {name}"));
         assert_eq!(grad.dtype(), dtype, "{what}: {name}");

@@ -9,6 +9,7 @@ use super::pass::{Between, Forward, Gradients, Keep, Pass, Results, Wanted};
 use super::weights::{Dtypes, Weights};
 use super::QuickSsmConfig;
 use crate::autograd::{attach, Backward};
+use crate::problem::Problem;
 
 /// What a layer is made of.
 pub(super) struct Parts<'a> {
@@ -38,7 +39,8 @@ pub(super) fn forward(
         true if cfg.checkpoint => Keep::States,
         true => Keep::All,
     };
-    let Forward { y, last, saved, between } = Pass { cfg, weights: &weights }.forward(xs, h0, with_state, keep)?;
+    let Forward { y, last, saved, between, problem } =
+        Pass { cfg, weights: &weights }.forward(xs, h0, with_state, keep)?;
     let state = Shape::from((xs.dim(0)?, cfg.state_size()));
     let outputs = [Some((y, xs.shape().clone())), last.map(|h| (h, state))];
     let op = LayerOp {
@@ -46,6 +48,7 @@ pub(super) fn forward(
         dtypes: weights.dtypes,
         params: params.map(Tensor::detach),
         weights: (frozen || keep == Keep::All).then_some(weights),
+        problem,
         saved,
         between,
         from_state: h0.is_some(),
@@ -63,6 +66,7 @@ struct LayerOp {
     params: Params,
     /// Made again where they are not held.
     weights: Option<Arc<Weights>>,
+    problem: Problem,
     saved: Option<Tensor>,
     between: Option<Between>,
     from_state: bool,
@@ -90,6 +94,7 @@ impl Backward for LayerOp {
         let mut grads = grads.into_iter();
         let (grad_y, grad_last) = (grads.next().flatten(), if self.with_state { grads.next().flatten() } else { None });
         let results = Results {
+            problem: &self.problem,
             saved: self.saved.as_ref(),
             between: self.between.as_ref(),
             grad_y: grad_y.as_ref(),

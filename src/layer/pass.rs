@@ -36,6 +36,8 @@ pub(super) struct Forward {
     /// What the scan's backward pass begins its chunks with.
     pub saved: Option<Tensor>,
     pub between: Option<Between>,
+    /// What the scan was.
+    pub problem: Problem,
 }
 
 /// What a forward pass keeps for a backward pass to follow.
@@ -62,6 +64,7 @@ pub(super) struct Wanted {
 
 /// What a backward pass starts from.
 pub(super) struct Results<'a> {
+    pub problem: &'a Problem,
     pub saved: Option<&'a Tensor>,
     /// Computed again where it has not been kept.
     pub between: Option<&'a Between>,
@@ -76,7 +79,9 @@ impl Pass<'_> {
         let rows = rows_of(xs)?;
         let n = self.norm(&rows)?;
         let p = self.project(&n, xs)?;
-        let (problem, inputs) = self.scan(&p, h0)?;
+        let h0 = h0.map(|h0| h0.detach().to_dtype(accumulation_dtype(p.dtype()))).transpose()?;
+        let problem = self.problem(&p, h0.as_ref())?;
+        let inputs = self.scan_inputs(&problem, &p, h0.as_ref())?;
         let kept = (keep == Keep::All).then_some((n, p));
         let scan = forward_gated(&problem, &inputs, true, with_state, keep != Keep::Nothing)?;
         drop(inputs);
@@ -87,12 +92,12 @@ impl Pass<'_> {
         let residual = self.cfg.use_residual.then_some(&rows);
         let y = rows::add(&ys, &self.weights.out_bias, residual, xs.dtype())?;
         let between = kept.map(|(n, p)| Between { n, p, ch });
-        Ok(Forward { y, last: scan.last, saved: scan.saved, between })
+        Ok(Forward { y, last: scan.last, saved: scan.saved, between, problem })
     }
 
     /// The gradients that are wanted.
     pub fn backward(&self, xs: &Tensor, h0: Option<&Tensor>, results: Results, wanted: &Wanted) -> Result<Gradients> {
-        let Results { saved, between, grad_y, grad_last } = results;
+        let Results { problem, saved, between, grad_y, grad_last } = results;
         let (w, eps) = (&wanted.params, self.cfg.eps);
         let rows = rows_of(xs)?;
         let grad_y = grad_y.map(rows_of).transpose()?;
@@ -114,12 +119,12 @@ impl Pass<'_> {
 
         let n = between.map_or_else(|| self.norm(&rows), |b| Ok(b.n.clone()))?;
         let p = between.map_or_else(|| self.project(&n, xs), |b| Ok(b.p.clone()))?;
-        let (problem, inputs) = self.scan(&p, h0)?;
+        let inputs = self.scan_inputs(problem, &p, h0)?;
         drop(p);
         let gated = GatedWanted { p: dp_wanted, a_bias: w.a_bias, h0: wanted.h0, y: out_wanted && between.is_none() };
         let scan = {
             let dch = grad.as_ref().map(|g| g.matmul(&self.weights.out)?.reshape(problem.dims())).transpose()?;
-            backward_gated(&problem, &inputs, saved, dch.as_ref(), grad_last, gated)?
+            backward_gated(problem, &inputs, saved, dch.as_ref(), grad_last, gated)?
         };
         drop(inputs);
         (grads.h0, of.a_bias) = (scan.h0, scan.a_bias);
@@ -156,13 +161,14 @@ impl Pass<'_> {
         n.matmul(&self.weights.projection.t()?)?.reshape((batch, len, ()))
     }
 
-    fn scan(&self, p: &Tensor, h0: Option<&Tensor>) -> Result<(Problem, GatedInputs)> {
-        let a_bias = Some(&self.weights.a_bias);
-        let h0 = h0.map(|h0| h0.detach().to_dtype(accumulation_dtype(self.weights.dtypes.compute))).transpose()?;
-        let scan = h0.as_ref().map_or_else(Scan::new, |h0| Scan::new().initial_state(h0));
-        let problem = scan.gated_problem(p, a_bias)?;
-        let inputs = GatedInputs::new(&problem, p, a_bias, h0.as_ref())?;
-        Ok((problem, inputs))
+    /// A scan of `p`.
+    fn problem(&self, p: &Tensor, h0: Option<&Tensor>) -> Result<Problem> {
+        let scan = h0.map_or_else(Scan::new, |h0| Scan::new().initial_state(h0));
+        scan.gated_problem(p, Some(&self.weights.a_bias))
+    }
+
+    fn scan_inputs(&self, problem: &Problem, p: &Tensor, h0: Option<&Tensor>) -> Result<GatedInputs> {
+        GatedInputs::new(problem, p, Some(&self.weights.a_bias), h0)
     }
 
     /// The gradients of the parts of the projection, where they are wanted.

@@ -13,6 +13,8 @@ pub(super) fn norm(xs: &Tensor, weight: Option<&Tensor>, eps: f64, dtypes: Dtype
             let (first, second) = pair(xs.dtype(), dtypes.compute);
             cpu::rms_norm(&xs.to_dtype(first)?, weight, eps, second)?
         }
+        // candle's takes the epsilon in f32
+        _ if dtypes.wide == DType::F64 => unit(&xs.to_dtype(DType::F64)?, eps)?.0.broadcast_mul(weight)?,
         _ => candle_nn::ops::rms_norm(&xs.to_dtype(dtypes.wide)?, weight, eps as f32)?,
     }
     .to_dtype(dtypes.compute)
@@ -55,16 +57,21 @@ fn composed_norm_backward(
 ) -> Result<(Option<Tensor>, Option<Tensor>)> {
     let wide = weight.dtype();
     let (xs, grad) = (xs.to_dtype(wide)?, grad.to_dtype(wide)?);
-    let scale = (xs.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
-    let unit = xs.broadcast_mul(&scale)?;
+    let (unit, scale) = unit(&xs, eps)?;
     let dx = || -> Result<Tensor> {
         let grad = grad.broadcast_mul(weight)?;
         let mean = (&grad * &unit)?.mean_keepdim(D::Minus1)?;
         let dx = (grad - unit.broadcast_mul(&mean)?)?.broadcast_mul(&scale)?;
         residual.map_or(Ok(dx.clone()), |r| &dx + r.to_dtype(wide)?)
     };
-    let dw = || (&grad * &unit)?.sum(0);
+    let dw = || sum_by_product(&(&grad * &unit)?);
     Ok((want_xs.then(dx).transpose()?, want_weight.then(dw).transpose()?))
+}
+
+/// `x r` and `r = 1 / sqrt(mean(x^2) + eps)` of every row.
+fn unit(xs: &Tensor, eps: f64) -> Result<(Tensor, Tensor)> {
+    let scale = (xs.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()?;
+    Ok((xs.broadcast_mul(&scale)?, scale))
 }
 
 /// `ys + bias + residual` in `dtype`.
@@ -93,8 +100,13 @@ pub(super) fn add(ys: &Tensor, bias: &Tensor, residual: Option<&Tensor>, dtype: 
 pub(super) fn sum(t: &Tensor, dtypes: Dtypes) -> Result<Tensor> {
     match t.device() {
         Device::Cpu => cpu::sum(t),
-        _ => t.to_dtype(dtypes.wide)?.sum(0),
+        _ => sum_by_product(&t.to_dtype(dtypes.wide)?),
     }
+}
+
+/// The sum of rows: on a GPU a product takes them in the order of memory, where candle's sum strides through it.
+fn sum_by_product(t: &Tensor) -> Result<Tensor> {
+    Tensor::ones((1, t.dim(0)?), t.dtype(), t.device())?.matmul(t)?.squeeze(0)
 }
 
 /// The dtypes in which the CPU computes on rows of two: f64 is not mixed with others.

@@ -28,13 +28,23 @@ pub fn variables(varmap: &VarMap) -> BTreeMap<String, Var> {
 
 /// A layer of variables of `dtype`, the values of which depend on the seed alone.
 pub fn layer(cfg: &QuickSsmConfig, dtype: DType, seed: u64) -> Result<(QuickSsm, BTreeMap<String, Var>)> {
+    layer_on(&Device::Cpu, cfg, dtype, seed)
+}
+
+/// The same on another device.
+pub fn layer_on(
+    device: &Device,
+    cfg: &QuickSsmConfig,
+    dtype: DType,
+    seed: u64,
+) -> Result<(QuickSsm, BTreeMap<String, Var>)> {
     let varmap = VarMap::new();
-    let layer = QuickSsm::new(cfg, VarBuilder::from_varmap(&varmap, dtype, &Device::Cpu))?;
+    let layer = QuickSsm::new(cfg, VarBuilder::from_varmap(&varmap, dtype, device))?;
     let (variables, mut rng) = (variables(&varmap), rng(seed));
     for (name, var) in &variables {
         let values = random(&mut rng, var.shape())?;
         let values = if name == "pre_norm.weight" { (values + 1.)? } else { (values * 0.5)? };
-        var.set(&values.to_dtype(dtype)?)?;
+        var.set(&values.to_dtype(dtype)?.to_device(device)?)?;
     }
     Ok((layer, variables))
 }
