@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::VarBuilder;
 use common::{devices, in_reach};
-use layer_support::{assert_close, composed, layer, layer_on, random, rng};
+use layer_support::{assert_close, composed, frozen, layer, layer_on, random, rng};
 use quick_ssm::{QuickSsm, QuickSsmConfig, QuickSsmState};
 
 const DTYPES: [DType; 4] = [DType::F32, DType::F64, DType::BF16, DType::F16];
@@ -192,8 +192,7 @@ fn a_layer_for_inference_is_the_same_layer() -> Result<()> {
             let loaded = QuickSsm::load(&first, &cfg, dtype, &Device::Cpu)?;
             loaded.save(&second)?;
             assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap());
-            let tensors = variables.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
-            let built = QuickSsm::new(&cfg, VarBuilder::from_tensors(tensors, dtype, &Device::Cpu))?;
+            let built = frozen(&cfg, &variables)?;
             for input in DTYPES {
                 let xs = random(&mut rng(6), (2, 7, 16))?.to_dtype(input)?;
                 let expected = candle_nn::Module::forward(&trained, &xs)?;

@@ -4,7 +4,7 @@ mod layer_support;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::{Module, RNN};
-use layer_support::{assert_close, assert_error, layer, random, rng};
+use layer_support::{assert_close, assert_error, frozen, layer, random, rng};
 use quick_ssm::{QuickSsmConfig, QuickSsmState};
 
 const HIDDEN: usize = 12;
@@ -19,8 +19,9 @@ fn step_of(xs: &Tensor, step: usize) -> Result<Tensor> {
 
 #[test]
 fn steps_parts_and_one_pass_agree() -> Result<()> {
-    for checkpoint in [true, false] {
-        let (layer, _) = layer(&config(checkpoint), DType::F32, 1)?;
+    let (trained, variables) = layer(&config(true), DType::F32, 1)?;
+    let (keeping, _) = layer(&config(false), DType::F32, 1)?;
+    for layer in [trained, keeping, frozen(&config(true), &variables)?] {
         let (batch, len) = (3, 23);
         let xs = random(&mut rng(2), (batch, len, HIDDEN))?;
         let ys = layer.forward(&xs)?;

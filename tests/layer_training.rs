@@ -9,13 +9,13 @@ use layer_support::{rng, variables};
 use quick_ssm::{QuickSsm, QuickSsmConfig};
 use rand::{rngs::StdRng, Rng};
 
-const LETTERS: u32 = 8;
-const LEN: usize = 4;
-const BATCH: usize = 48;
-const HIDDEN: usize = 32;
-const STEPS: usize = 500;
+const LETTERS: u32 = 5;
+const LEN: usize = 3;
+const BATCH: usize = 32;
+const HIDDEN: usize = 24;
+const STEPS: usize = 300;
 const AVERAGED: usize = 20;
-const RATE: f64 = 5e-3;
+const RATE: f64 = 8e-3;
 
 /// Strings, a start symbol and the strings without their last letters; and the strings.
 fn batch(rng: &mut StdRng) -> Result<(Tensor, Tensor)> {
@@ -48,7 +48,7 @@ fn train(compute_dtype: Option<DType>, checkpoint: bool) -> Result<(f32, f32)> {
     let mut rng = rng(1);
     let varmap = VarMap::new();
     let vb = VarBuilder::from_varmap(&varmap, DType::F32, &Device::Cpu);
-    let cfg = QuickSsmConfig { state_size_mult: 4., compute_dtype, checkpoint, ..QuickSsmConfig::new(HIDDEN) };
+    let cfg = QuickSsmConfig { state_size_mult: 3., compute_dtype, checkpoint, ..QuickSsmConfig::new(HIDDEN) };
     let embed = embedding(LETTERS as usize + 1, HIDDEN, vb.pp("embed"))?;
     let layers = [QuickSsm::new(&cfg, vb.pp("first"))?, QuickSsm::new(&cfg, vb.pp("second"))?];
     let head = linear(HIDDEN, LETTERS as usize, vb.pp("head"))?;

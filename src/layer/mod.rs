@@ -82,6 +82,9 @@ impl QuickSsm {
     /// A layer with the parameters of `vb`, or with new ones as Torch's `nn.Linear` initialises them, where `vb` is of
     /// a `VarMap` that does not have them.
     ///
+    /// A layer on variables uses their values as they are at each forward pass. Of tensors that are not tracked, as those
+    /// of a file, it is one for inference: it puts copies of their weights together, once for each dtype they are used in.
+    ///
     /// # Errors
     /// A configuration that cannot be, a parameter that is missing or of another shape, or a dtype that is not
     /// floating point.

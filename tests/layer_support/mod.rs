@@ -49,6 +49,13 @@ pub fn layer_on(
     Ok((layer, variables))
 }
 
+/// A layer for inference with the current values of variables.
+pub fn frozen(cfg: &QuickSsmConfig, variables: &BTreeMap<String, Var>) -> Result<QuickSsm> {
+    let tensors = variables.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
+    let dtype = variables["out_proj.weight"].dtype();
+    QuickSsm::new(cfg, VarBuilder::from_tensors(tensors, dtype, &Device::Cpu))
+}
+
 pub fn values(t: &Tensor) -> Result<Vec<f64>> {
     t.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
 }
