@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use candle_core::op::BackpropOp;
 use candle_core::{Error, Result, Shape, Tensor};
 
 use super::params::Params;
@@ -42,7 +43,11 @@ pub(super) fn forward(
     let Forward { y, last, saved, between, problem } =
         Pass { cfg, weights: &weights }.forward(xs, h0, with_state, keep)?;
     let state = Shape::from((xs.dim(0)?, cfg.state_size()));
-    let outputs = [Some((y, xs.shape().clone())), last.map(|h| (h, state))];
+    let (y, last) = ((y, xs.shape().clone()), last.map(|h| (h, state)));
+    if keep == Keep::Nothing {
+        let untracked = |(storage, shape)| Tensor::from_storage(storage, shape, BackpropOp::none(), false);
+        return Ok((untracked(y), last.map(untracked)));
+    }
     let op = LayerOp {
         cfg: cfg.clone(),
         dtypes: weights.dtypes,
@@ -54,7 +59,7 @@ pub(super) fn forward(
         from_state: h0.is_some(),
         with_state,
     };
-    let mut outputs = attach(op, &inputs, outputs.into_iter().flatten().collect())?.into_iter();
+    let mut outputs = attach(op, &inputs, std::iter::once(y).chain(last).collect())?.into_iter();
     let y = outputs.next().ok_or_else(|| Error::msg("quick-ssm: an output is missing"))?;
     Ok((y, outputs.next()))
 }
