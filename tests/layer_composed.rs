@@ -129,6 +129,18 @@ fn widths_and_lengths_around_boundaries() -> Result<()> {
     Ok(())
 }
 
+/// A sequence the time of which is cut into tiles that run in parallel.
+#[test]
+fn a_long_narrow_sequence() -> Result<()> {
+    for checkpoint in [true, false] {
+        for dtype in [DType::F32, DType::F64] {
+            let cfg = QuickSsmConfig { state_size_mult: 16., checkpoint, ..QuickSsmConfig::new(8) };
+            check("long", &cfg, dtype, (1, 8_300), false)?;
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn an_input_with_swapped_batch_and_time() -> Result<()> {
     for checkpoint in [true, false] {
