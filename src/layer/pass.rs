@@ -88,7 +88,7 @@ impl Pass<'_> {
         let Some(ch) = scan.y else { bail!("quick-ssm: an output is missing") };
         let shape = Shape::from((rows.dim(0)?, problem.channels));
         let ch = Tensor::from_storage(ch, shape, BackpropOp::none(), false);
-        let ys = ch.matmul(&self.weights.out.t()?)?;
+        let ys = self.readout(&ch)?;
         let residual = self.cfg.use_residual.then_some(&rows);
         let y = rows::add(&ys, &self.weights.out_bias, residual, xs.dtype())?;
         let between = kept.map(|(n, p)| Between { n, p, ch });
@@ -159,6 +159,15 @@ impl Pass<'_> {
     fn project(&self, n: &Tensor, xs: &Tensor) -> Result<Tensor> {
         let (batch, len, _) = xs.dims3()?;
         n.matmul(&self.weights.projection.t()?)?.reshape((batch, len, ()))
+    }
+
+    /// `[M, H]` of the readout.
+    fn readout(&self, ch: &Tensor) -> Result<Tensor> {
+        match &self.weights.out_transposed {
+            Some(out) if ch.dim(0)? > 1 => ch.matmul(out),
+            // one row times a transposed matrix is a product of vectors for each of few columns
+            _ => ch.matmul(&self.weights.out.t()?),
+        }
     }
 
     /// A scan of `p`.

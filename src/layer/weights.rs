@@ -39,6 +39,8 @@ pub(super) struct Weights {
     pub a_bias: Tensor,
     /// `[H, S]`
     pub out: Tensor,
+    /// `[S, H]`, contiguous, where the weights are frozen.
+    pub out_transposed: Option<Tensor>,
     /// `[H]`, wide.
     pub out_bias: Tensor,
 }
@@ -53,6 +55,7 @@ impl Weights {
             projection: projection(params, compute)?,
             a_bias: plain(&params.a_bias, accumulation_dtype(compute))?,
             out: plain(&params.out, compute)?,
+            out_transposed: None,
             out_bias: plain(&params.out_bias, wide)?,
         })
     }
@@ -98,8 +101,11 @@ impl Frozen {
     }
 }
 
-/// With adjacent rows of the projection: a vector times its transpose, as in each step of a generation, is faster so.
+/// Laid out for the products of few rows, as in the steps of a generation: those with a transposed matrix spend most of
+/// their time on its layout.
 fn frozen(params: &Params, dtypes: Dtypes) -> Result<Weights> {
     let weights = Weights::new(params, dtypes)?;
-    Ok(Weights { projection: weights.projection.t()?.contiguous()?.t()?, ..weights })
+    let projection = weights.projection.t()?.contiguous()?.t()?;
+    let out_transposed = Some(weights.out.t()?.contiguous()?);
+    Ok(Weights { projection, out_transposed, ..weights })
 }
