@@ -5,9 +5,10 @@ use candle_core::{Device, Tensor};
 
 use crate::data::{num_sets, Data, Pass};
 use crate::measure::{interleaved, Contender, Times};
+use crate::passes::Operation;
 use crate::stream::{Element, Pages};
 use crate::table::Table;
-use crate::{graph, yardstick, Args};
+use crate::{graph, Args};
 
 pub const SHAPES: [[usize; 3]; 4] = [[4, 256, 1024], [4, 2048, 1024], [1, 4096, 64], [1, 262144, 64]];
 pub const CONTENDERS: [&str; 4] = ["scan", "plain kernel or copy", "candle's x * a, scaled", "step by step in candle"];
@@ -72,7 +73,7 @@ pub fn measure<T: Element>(shape: [usize; 3], device: &Device, args: &Args, tabl
         let mut clock = None;
         let mut plain = vec![];
         for &pass in work.passes() {
-            let (its_clock, _, kernel) = yardstick::<T>(device, pass, shape, num_sets, pages)?;
+            let (its_clock, _, kernel) = Data::yardstick::<T>(device, pass, shape, num_sets, pages)?;
             clock.get_or_insert(its_clock);
             plain.push(kernel);
         }
@@ -88,7 +89,7 @@ pub fn measure<T: Element>(shape: [usize; 3], device: &Device, args: &Args, tabl
         let times = interleaved(&*clock, args.rounds as usize, contenders)?;
         let mut ms: Vec<_> = times.iter().map(|t: &Times| Some(t.median() * 1e3)).collect();
         ms.resize(CONTENDERS.len(), None);
-        let tensors: usize = work.passes().iter().map(|pass| pass.tensors()).sum();
+        let tensors: usize = work.passes().iter().map(|&pass| Data::tensors(pass)).sum();
         // `&x * &a` moves three tensors
         ms[2] = ms[2].map(|ms| ms * tensors as f64 / 3.);
         table.push(format!("{} {} {shape:?}", work.name(), T::DTYPE.as_str()).replace(", ", ","), ms);

@@ -1,4 +1,6 @@
-//! The arguments of a scan, and the calls that are measured on them.
+//! The arguments of a scan, and its passes.
+
+use std::ops::Range;
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor, Var};
@@ -6,6 +8,11 @@ use clap::ValueEnum;
 use quick_ssm::Scan;
 use rand::{rngs::StdRng, Rng, SeedableRng};
 use rayon::prelude::*;
+
+use crate::graph;
+use crate::passes::Operation;
+use crate::stream::{stream5, stream9, Element, Pages};
+use crate::yardstick::{on, with_slices, Measure, Yardstick};
 
 /// Sets of arguments are rotated through until they exceed this, so that no cache holds them from call to call.
 const COLD_BYTES: usize = 256 << 20;
@@ -27,21 +34,11 @@ pub enum Pass {
 }
 
 impl Pass {
-    pub const ALL: [Self; 3] = [Self::Forward, Self::Gradients, Self::Backward];
-
     pub fn name(self) -> &'static str {
         match self {
             Self::Forward => "forward",
             Self::Gradients => "gradients",
             Self::Backward => "backward",
-        }
-    }
-
-    /// Tensors of the shape that have to cross memory: 4 in and 1 out, or 5 in and 4 out.
-    pub fn tensors(self) -> usize {
-        match self {
-            Self::Forward => 5,
-            Self::Gradients | Self::Backward => 9,
         }
     }
 }
@@ -62,30 +59,6 @@ impl Data {
         Ok(Self { args: vars.each_ref().map(Var::as_detached_tensor), vars, grad_y })
     }
 
-    /// `a` in [0, 1), all others in [-1, 1); the same numbers whatever the number of threads.
-    pub fn random(shape: [usize; 3], dtype: DType, seed: u64, device: &Device) -> Result<Self> {
-        let uniform = |low: f32, stream: u64| -> Result<Tensor> {
-            let mut values = vec![0f32; shape.iter().product()];
-            values.par_chunks_mut(1 << 16).enumerate().for_each(|(i, chunk)| {
-                let mut rng = StdRng::seed_from_u64(seed ^ (stream << 32) ^ ((i as u64) << 40));
-                chunk.fill_with(|| rng.random_range(low..1.));
-            });
-            Ok(Tensor::from_vec(values, &shape[..], &Device::Cpu)?.to_device(device)?.to_dtype(dtype)?)
-        };
-        Self::new([uniform(-1., 1)?, uniform(0., 2)?, uniform(-1., 3)?, uniform(-1., 4)?], uniform(-1., 5)?)
-    }
-
-    /// An impulse under a = 0.9, at the start for the forward and at the end for the backward pass: the state fades away.
-    pub fn decaying([batch, len, channels]: [usize; 3], dtype: DType, device: &Device) -> Result<Self> {
-        let full = |v: f64, len| -> Result<Tensor> {
-            Ok(Tensor::full(v, (batch, len, channels), device)?.to_dtype(dtype)?.contiguous()?)
-        };
-        let (one, zeros, ones) = (full(1., 1)?, full(0., len - 1)?, full(1., len)?);
-        let x = Tensor::cat(&[&one, &zeros], 1)?;
-        let grad_y = Tensor::cat(&[&zeros, &one], 1)?;
-        Self::new([x, full(0.9, len)?, ones.clone(), ones], grad_y)
-    }
-
     pub fn scan(&self) -> candle_core::Result<Tensor> {
         let [x, a, b, c] = &self.args;
         quick_ssm::scan(x, a, b, c)
@@ -96,16 +69,103 @@ impl Data {
         let [x, a, b, c] = &self.args;
         quick_ssm::reference::scan(x, a, b, c)
     }
+}
 
-    pub fn gradients(&self) -> Result<()> {
+impl Operation for Data {
+    const PASSES: &[Pass] = &[Pass::Forward, Pass::Gradients, Pass::Backward];
+
+    /// `a` in [0, 1), all others in [-1, 1).
+    fn random(shape: [usize; 3], dtype: DType, seed: u64, device: &Device) -> Result<Self> {
+        let draw = |low, stream| uniform(&shape, low..1., seed, stream, dtype, device);
+        Self::new([draw(-1., 1)?, draw(0., 2)?, draw(-1., 3)?, draw(-1., 4)?], draw(-1., 5)?)
+    }
+
+    /// An impulse under a = 0.9, at the start for the forward and at the end for the backward pass.
+    fn decaying([batch, len, channels]: [usize; 3], dtype: DType, device: &Device) -> Result<Self> {
+        let full = |v: f64, len| full(v, (batch, len, channels), dtype, device);
+        let (one, zeros, ones) = (full(1., 1)?, full(0., len - 1)?, full(1., len)?);
+        let x = Tensor::cat(&[&one, &zeros], 1)?;
+        let grad_y = Tensor::cat(&[&zeros, &one], 1)?;
+        Self::new([x, full(0.9, len)?, ones.clone(), ones], grad_y)
+    }
+
+    /// 4 in and 1 out, or 5 in and 4 out.
+    fn tensors(pass: Pass) -> usize {
+        match pass {
+            Pass::Forward => 5,
+            Pass::Gradients | Pass::Backward => 9,
+        }
+    }
+
+    fn yardstick<T: Element>(
+        device: &Device,
+        pass: Pass,
+        shape: [usize; 3],
+        num_sets: usize,
+        pages: Pages,
+    ) -> Result<Measure<Self>> {
+        let kernel: (_, Yardstick<Self>) = match pass {
+            Pass::Forward => (
+                "stream5",
+                Box::new(move |data, _| {
+                    let [x, a, b, c] = &data.args;
+                    with_slices([x, a, b, c], |s| drop(stream5::<T>(s, pages)))
+                }),
+            ),
+            Pass::Gradients | Pass::Backward => (
+                "stream9",
+                Box::new(move |data, _| {
+                    let [x, a, b, c] = &data.args;
+                    with_slices([&data.grad_y, x, a, b, c], |s| drop(stream9::<T>(s, pages)))
+                }),
+            ),
+        };
+        on(device, Self::tensors(pass), shape, T::DTYPE, num_sets, kernel)
+    }
+
+    fn forward(&self) -> Result<()> {
+        self.scan()?;
+        Ok(())
+    }
+
+    fn gradients(&self) -> Result<()> {
         let [x, a, b, c] = &self.args;
         Scan::new().gradients(x, a, b, c, &self.grad_y)?;
         Ok(())
     }
 
-    /// candle's own element-wise operation.
-    pub fn product(&self) -> Result<()> {
+    fn loss(&self) -> candle_core::Result<Tensor> {
+        graph::scan(self)
+    }
+
+    fn idle_loss(&self) -> candle_core::Result<Tensor> {
+        graph::idle(self)
+    }
+
+    fn product(&self) -> Result<()> {
         (&self.args[0] * &self.args[1])?;
         Ok(())
     }
+}
+
+/// Numbers in a range; the same ones whatever the number of threads.
+pub fn uniform(
+    dims: &[usize],
+    range: Range<f32>,
+    seed: u64,
+    stream: u64,
+    dtype: DType,
+    device: &Device,
+) -> Result<Tensor> {
+    let mut values = vec![0f32; dims.iter().product()];
+    values.par_chunks_mut(1 << 16).enumerate().for_each(|(i, chunk)| {
+        let mut rng = StdRng::seed_from_u64(seed ^ (stream << 32) ^ ((i as u64) << 40));
+        chunk.fill_with(|| rng.random_range(range.clone()));
+    });
+    Ok(Tensor::from_vec(values, dims, &Device::Cpu)?.to_device(device)?.to_dtype(dtype)?)
+}
+
+/// One number everywhere.
+pub fn full(value: f64, dims: (usize, usize, usize), dtype: DType, device: &Device) -> Result<Tensor> {
+    Ok(Tensor::full(value, dims, device)?.to_dtype(dtype)?.contiguous()?)
 }

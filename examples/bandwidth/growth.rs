@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use crate::data::{Data, Pass};
 use crate::measure::interleaved;
+use crate::passes::{contender, Operation};
 use crate::stream::{Element, Pages};
-use crate::{scan, yardstick, Args};
+use crate::Args;
 
 /// One size of a sweep.
 #[derive(Debug, Serialize)]
@@ -43,8 +44,8 @@ pub fn measure<T: Element>(device: &Device, args: &Args, memory: usize) -> Resul
     for (size, name) in ["B", "L", "D"].into_iter().enumerate() {
         for shape in shapes(size, most) {
             let sets = [Data::random(shape, T::DTYPE, args.seed, device)?];
-            let clock = yardstick::<T>(device, Pass::Forward, shape, 1, Pages::Any)?.0;
-            let contenders = vec![scan(Pass::Forward, &sets)?, scan(Pass::Gradients, &sets)?];
+            let clock = Data::yardstick::<T>(device, Pass::Forward, shape, 1, Pages::Any)?.0;
+            let contenders = vec![contender(Pass::Forward, &sets)?, contender(Pass::Gradients, &sets)?];
             let times = interleaved(&*clock, args.rounds as usize, contenders)?;
             let [forward, gradients] = [0, 1].map(|n: usize| times.get(n).map_or(f64::NAN, |t| t.median()));
             let ns = |seconds: f64| seconds * 1e9 / shape.iter().product::<usize>() as f64;

@@ -10,6 +10,7 @@
 //! that time to those of a yardstick that moves as many tensors, of candle's own `&x * &a` scaled to as many, and of the
 //! scan of a state that fades away. All take turns in one run.
 //!
+//! `--table gated` is of the gated scan, whose passes read five tensors and write one, and read six and write five.
 //! `--table against` puts the scan beside the recurrence computed step by step, and `--table growth` shows how its cost
 //! grows with each size.
 
@@ -17,24 +18,26 @@ mod against;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod data;
+mod gated;
 mod graph;
 mod growth;
 mod measure;
+mod passes;
 mod report;
 mod stream;
 mod table;
+mod yardstick;
 
 use std::path::PathBuf;
 
-use anyhow::{bail, ensure, Context, Result};
-use candle_core::{Device, Storage, Tensor};
+use anyhow::{ensure, Context, Result};
+use candle_core::Device;
 use clap::{Parser, ValueEnum};
 use half::{bf16, f16};
 
-use data::{num_sets, Data, Pass};
-use measure::{interleaved, Clock, Contender, WallClock};
-use report::{PassTimes, Report, Row};
-use stream::{stream5, stream9, Element, Pages};
+use data::{Data, Pass};
+use gated::GatedData;
+use report::Report;
 use table::Table;
 
 /// Measures the scan against the bandwidth of memory.
@@ -54,7 +57,7 @@ struct Args {
     /// Shape B,L,D (batch, time, channel), any number of times
     #[arg(long, value_name = "B,L,D", value_parser = parse_shape)]
     shape: Vec<[usize; 3]>,
-    /// What to measure, all three by default
+    /// What to measure, all that there is by default
     #[arg(long)]
     pass: Vec<Pass>,
     /// Rounds, in each of which everything is timed once
@@ -88,6 +91,8 @@ const SHAPES: [[usize; 3]; 6] =
 enum Contents {
     /// The passes of the scan, against the bandwidth of memory
     Passes,
+    /// The passes of the gated scan, of shapes B,L,S, against the same
+    Gated,
     /// The scan against what else a program could do
     Against,
     /// The cost of an element while a size grows
@@ -117,12 +122,12 @@ fn parse_shape(text: &str) -> Result<[usize; 3]> {
 
 /// Calls a generic function of the element type that a [`Dtype`] names.
 macro_rules! by_dtype {
-    ($dtype:expr, $f:ident($($arg:expr),*)) => {
+    ($dtype:expr, $f:ident$(::<$of:ty>)?($($arg:expr),*)) => {
         match $dtype {
-            Dtype::F32 => $f::<f32>($($arg),*),
-            Dtype::Bf16 => $f::<bf16>($($arg),*),
-            Dtype::F16 => $f::<f16>($($arg),*),
-            Dtype::F64 => $f::<f64>($($arg),*),
+            Dtype::F32 => $f::<f32 $(, $of)?>($($arg),*),
+            Dtype::Bf16 => $f::<bf16 $(, $of)?>($($arg),*),
+            Dtype::F16 => $f::<f16 $(, $of)?>($($arg),*),
+            Dtype::F64 => $f::<f64 $(, $of)?>($($arg),*),
         }
     };
 }
@@ -139,7 +144,7 @@ fn run(args: &Args) -> Result<()> {
     let threads = rayon::current_num_threads();
     let name = if device.is_cpu() { format!("CPU, {threads} threads") } else { "CUDA device".into() };
     match args.table {
-        Contents::Passes => passes(args, &device, name),
+        Contents::Passes | Contents::Gated => passes(args, &device, name),
         Contents::Against => {
             use against::{measure, CONTENDERS, SHAPES};
             let mut table = Table::new(name, CONTENDERS.to_vec());
@@ -164,12 +169,16 @@ fn run(args: &Args) -> Result<()> {
 }
 
 fn passes(args: &Args, device: &Device, name: String) -> Result<()> {
-    println!("{name}, {} rounds; GB/s of the fewest bytes: forward 5, gradients and backward 9 tensors", args.rounds);
+    use passes::measure;
+    println!("{name}, {} rounds; GB/s of the fewest bytes", args.rounds);
     report::print_heading();
     let mut rows = Vec::new();
     for dtype in or_all(&args.dtype, &[Dtype::F32, Dtype::Bf16, Dtype::F16, Dtype::F64]) {
         for shape in or_all(&args.shape, &SHAPES) {
-            rows.extend(by_dtype!(dtype, measure(shape, device, args))?);
+            rows.extend(match args.table {
+                Contents::Gated => by_dtype!(dtype, measure::<GatedData>(shape, device, args))?,
+                _ => by_dtype!(dtype, measure::<Data>(shape, device, args))?,
+            });
         }
     }
     let report = Report {
@@ -184,106 +193,4 @@ fn passes(args: &Args, device: &Device, name: String) -> Result<()> {
     };
     args.json.as_ref().map_or(Ok(()), |path| report::write_json(path, &report))?;
     args.plot.as_ref().map_or(Ok(()), |path| report::plot(path, &report))
-}
-
-/// Moves as many tensors as a pass has to: on a set of arguments, or somewhere else at each call of another number.
-type Yardstick<'a> = Box<dyn Fn(&Data, usize) -> Result<()> + 'a>;
-
-fn measure<T: Element>(shape: [usize; 3], device: &Device, args: &Args) -> Result<Vec<Row>> {
-    let num_sets = num_sets(shape, T::DTYPE);
-    let seeds = (0..num_sets as u64).map(|k| args.seed.wrapping_add(k));
-    let sets = seeds.map(|seed| Data::random(shape, T::DTYPE, seed, device)).collect::<Result<Vec<_>>>()?;
-    let decaying = (0..num_sets).map(|_| Data::decaying(shape, T::DTYPE, device)).collect::<Result<Vec<_>>>()?;
-    let set = |call: usize| &sets[call % num_sets];
-    let pages = if args.huge_pages { Pages::Huge } else { Pages::Any };
-    let mut rows = Vec::new();
-    for pass in or_all(&args.pass, &Pass::ALL) {
-        let (clock, name, yardstick) = yardstick::<T>(device, pass, shape, num_sets, pages)?;
-        let mut contenders: Vec<Contender> = vec![
-            scan(pass, &sets)?,
-            Box::new(|call| yardstick(set(call), call)),
-            Box::new(|call| set(call).product()),
-            scan(pass, &decaying)?,
-        ];
-        if pass == Pass::Backward {
-            contenders.push(backward(sets.iter().map(graph::idle))?);
-        }
-        let mut times = interleaved(&*clock, args.rounds as usize, contenders)?;
-        let around = if pass == Pass::Backward { times.pop() } else { None };
-        let Ok([scan, yardstick, candle, decaying]) = <[_; 4]>::try_from(times) else { bail!("a time is missing") };
-        let row = Row::new(T::DTYPE, shape, pass, name, &PassTimes { scan, yardstick, candle, decaying, around });
-        report::print_row(&row);
-        rows.push(row);
-    }
-    Ok(rows)
-}
-
-/// A pass of the scan over one of the sets.
-fn scan(pass: Pass, sets: &[Data]) -> Result<Contender<'_>> {
-    Ok(match pass {
-        Pass::Forward => Box::new(|call| {
-            sets[call % sets.len()].scan()?;
-            Ok(())
-        }),
-        Pass::Gradients => Box::new(|call| sets[call % sets.len()].gradients()),
-        Pass::Backward => backward(sets.iter().map(graph::scan))?,
-    })
-}
-
-/// The backward pass of one of the losses, whose forward pass has been.
-fn backward<'a>(losses: impl Iterator<Item = candle_core::Result<Tensor>>) -> Result<Contender<'a>> {
-    let losses = losses.collect::<candle_core::Result<Vec<_>>>()?;
-    Ok(Box::new(move |call| {
-        losses[call % losses.len()].backward()?;
-        Ok(())
-    }))
-}
-
-/// The clock and the yardstick of a device, with its name.
-fn yardstick<T: Element>(
-    device: &Device,
-    pass: Pass,
-    shape: [usize; 3],
-    num_sets: usize,
-    pages: Pages,
-) -> Result<(Box<dyn Clock>, &'static str, Yardstick<'static>)> {
-    match device {
-        Device::Cpu => Ok(match pass {
-            Pass::Forward => (
-                Box::new(WallClock),
-                "stream5",
-                Box::new(move |data, _| {
-                    let [x, a, b, c] = &data.args;
-                    with_slices([x, a, b, c], |s| drop(stream5::<T>(s, pages)))
-                }),
-            ),
-            Pass::Gradients | Pass::Backward => (
-                Box::new(WallClock),
-                "stream9",
-                Box::new(move |data, _| {
-                    let [x, a, b, c] = &data.args;
-                    with_slices([&data.grad_y, x, a, b, c], |s| drop(stream9::<T>(s, pages)))
-                }),
-            ),
-        }),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(device) => {
-            let bytes = shape.iter().product::<usize>() * T::DTYPE.size_in_bytes() * pass.tensors();
-            let copies = cuda::Copies::new(device, bytes, num_sets)?;
-            Ok((Box::new(cuda::Events::new(device)), "copy", Box::new(move |_, call| copies.run(call))))
-        }
-        _ => bail!("expected the CPU or a CUDA device, got {:?}, with {shape:?} x {num_sets}", device.location()),
-    }
-}
-
-/// Calls `f` on the values of contiguous tensors on the CPU.
-fn with_slices<T: Element, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[T]; N])) -> Result<()> {
-    let guards = tensors.map(|t| t.storage_and_layout().0);
-    let mut slices = [&[] as &[T]; N];
-    for (slice, guard) in slices.iter_mut().zip(&guards) {
-        let Storage::Cpu(storage) = &**guard else { bail!("expected a tensor on the CPU") };
-        *slice = storage.as_slice()?;
-    }
-    f(slices);
-    Ok(())
 }

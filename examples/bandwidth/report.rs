@@ -25,7 +25,7 @@ pub struct Row {
     pub noise: f64,
     /// Of the fewest bytes, in the median time.
     pub gb_per_s: f64,
-    /// What it is held against: `stream5`, `stream9`, or `copy` on a CUDA device.
+    /// What it is held against: `stream` and a number of tensors, or `copy` on a CUDA device.
     pub yardstick: &'static str,
     pub yardstick_ms: f64,
     pub yardstick_gb_per_s: f64,
@@ -53,11 +53,18 @@ pub struct PassTimes {
 }
 
 impl Row {
-    pub fn new(dtype: DType, shape: [usize; 3], pass: Pass, yardstick: &'static str, times: &PassTimes) -> Self {
+    pub fn new(
+        dtype: DType,
+        shape: [usize; 3],
+        pass: Pass,
+        tensors: usize,
+        yardstick: &'static str,
+        times: &PassTimes,
+    ) -> Self {
         let PassTimes { scan, yardstick: plain, candle, decaying, around } = times;
-        let bytes = (shape.iter().product::<usize>() * dtype.size_in_bytes() * pass.tensors()) as f64;
+        let bytes = (shape.iter().product::<usize>() * dtype.size_in_bytes() * tensors) as f64;
         // `&x * &a` moves three tensors
-        let scale = pass.tensors() as f64 / 3.;
+        let scale = tensors as f64 / 3.;
         let around = |stat: fn(&Times) -> f64| around.as_ref().map_or(0., stat);
         let own = |stat: fn(&Times) -> f64, times: &Times| stat(times) - around(stat);
         let ratio = |stat: fn(&Times) -> f64, other: &Times| own(stat, scan) / stat(other);
@@ -65,7 +72,7 @@ impl Row {
             dtype: dtype.as_str(),
             shape,
             pass: pass.name(),
-            tensors: pass.tensors(),
+            tensors,
             ms: own(Times::median, scan) * 1e3,
             ms_min: own(Times::min, scan) * 1e3,
             noise: scan.noise().max(plain.noise()),

@@ -4,22 +4,16 @@
 //! the compiler vectorises; bf16 is converted by integer shifts and f16 by F16C, a vector at a time, because a yardstick
 //! that is bound by its conversions would flatter what is measured against it. Without F16C the f16 kernels XOR the words.
 
+mod kernels;
+
 use std::mem::MaybeUninit;
 
-use candle_core::WithDType;
-use half::{bf16, f16};
 use rayon::prelude::*;
+
+pub use kernels::Element;
 
 /// Elements per task: small enough to share the work evenly, large enough for long runs of memory.
 const CHUNK: usize = 1 << 15;
-
-/// A dtype with element-wise kernels over equally long slices.
-pub trait Element: WithDType + Send + Sync {
-    /// One output from four inputs.
-    fn one_out(out: &mut [MaybeUninit<Self>], ins: [&[Self]; 4]);
-    /// Four outputs from five inputs.
-    fn four_out(outs: [&mut [MaybeUninit<Self>]; 4], ins: [&[Self]; 5]);
-}
 
 /// The pages under the outputs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,15 +42,8 @@ impl Pages {
 
 /// Four tensors in, one out: the traffic of a forward pass.
 pub fn stream5<T: Element>(ins: [&[T]; 4], pages: Pages) -> Vec<T> {
-    let len = ins[0].len();
-    let mut out = pages.allocate(len);
-    out.spare_capacity_mut()[..len].par_chunks_mut(CHUNK).enumerate().for_each(|(i, out)| {
-        let n = out.len();
-        T::one_out(out, ins.map(|s| &s[i * CHUNK..][..n]));
-    });
-    // SAFETY: the chunks cover the `len` elements, and `one_out` has written every element of its chunk
-    unsafe { out.set_len(len) };
-    out
+    // SAFETY: the kernel writes every element of its output
+    unsafe { one_output(ins, pages, T::one_out) }
 }
 
 /// Five tensors in, four out: the traffic of a backward pass.
@@ -75,215 +62,46 @@ pub fn stream9<T: Element>(ins: [&[T]; 5], pages: Pages) -> [Vec<T>; 4] {
     outs
 }
 
-/// `(x a + b) c` in the arithmetic of `F`.
+/// Five tensors in, one out: the traffic of a gated forward pass.
+pub fn stream6<T: Element>(ins: [&[T]; 5], pages: Pages) -> Vec<T> {
+    // SAFETY: the kernel writes every element of its output
+    unsafe { one_output(ins, pages, T::one_of_five) }
+}
+
+/// Six tensors in, five out, in one allocation: the traffic of a gated backward pass.
+pub fn stream11<T: Element>(ins: [&[T]; 6], pages: Pages) -> Vec<T> {
+    let len = ins[0].len();
+    let mut out = pages.allocate(5 * len);
+    let (o0, rest) = out.spare_capacity_mut()[..5 * len].split_at_mut(len);
+    let (o1, rest) = rest.split_at_mut(len);
+    let (o2, rest) = rest.split_at_mut(len);
+    let (o3, o4) = rest.split_at_mut(len);
+    let [o0, o1, o2, o3, o4] = [o0, o1, o2, o3, o4].map(|out| out.par_chunks_mut(CHUNK));
+    o0.zip(o1).zip(o2.zip(o3)).zip(o4).enumerate().for_each(|(i, (((o0, o1), (o2, o3)), o4))| {
+        let n = o0.len();
+        T::five_out([o0, o1, o2, o3, o4], ins.map(|s| &s[i * CHUNK..][..n]));
+    });
+    // SAFETY: the chunks cover the five times `len` elements, and `five_out` has written every element of its chunks
+    unsafe { out.set_len(5 * len) };
+    out
+}
+
+/// One output of a kernel that runs on chunks.
 ///
-/// A parameter for each slice, here and in `four`: only so does the compiler know that they do not overlap.
-#[inline(always)]
-fn one<T: Copy, F: Float>(
-    out: &mut [MaybeUninit<T>],
-    x: &[T],
-    a: &[T],
-    b: &[T],
-    c: &[T],
-    load: impl Fn(T) -> F,
-    store: impl Fn(F) -> T,
-) {
-    let n = out.len();
-    let (x, a, b, c) = (&x[..n], &a[..n], &b[..n], &c[..n]);
-    for i in 0..n {
-        out[i].write(store((load(x[i]) * load(a[i]) + load(b[i])) * load(c[i])));
-    }
-}
-
-/// `g x`, `g a`, `g b` and `g c` in the arithmetic of `F`.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-fn four<T: Copy, F: Float>(
-    o0: &mut [MaybeUninit<T>],
-    o1: &mut [MaybeUninit<T>],
-    o2: &mut [MaybeUninit<T>],
-    o3: &mut [MaybeUninit<T>],
-    g: &[T],
-    x: &[T],
-    a: &[T],
-    b: &[T],
-    c: &[T],
-    load: impl Fn(T) -> F,
-    store: impl Fn(F) -> T,
-) {
-    let n = g.len();
-    let (o0, o1, o2, o3) = (&mut o0[..n], &mut o1[..n], &mut o2[..n], &mut o3[..n]);
-    let (x, a, b, c) = (&x[..n], &a[..n], &b[..n], &c[..n]);
-    for i in 0..n {
-        let g = load(g[i]);
-        o0[i].write(store(g * load(x[i])));
-        o1[i].write(store(g * load(a[i])));
-        o2[i].write(store(g * load(b[i])));
-        o3[i].write(store(g * load(c[i])));
-    }
-}
-
-/// What the loops compute with.
-trait Float: Copy + std::ops::Mul<Output = Self> + std::ops::Add<Output = Self> {}
-impl Float for f32 {}
-impl Float for f64 {}
-
-/// Compiles the loops for the target's baseline, and for AVX2 where the processor has it.
-macro_rules! element {
-    ($t:ty, $load:expr, $store:expr) => {
-        impl Element for $t {
-            fn one_out(out: &mut [MaybeUninit<Self>], [x, a, b, c]: [&[Self]; 4]) {
-                compiled_for_avx2!(
-                    fn kernel(out: &mut [MaybeUninit<$t>], x: &[$t], a: &[$t], b: &[$t], c: &[$t]) {
-                        one(out, x, a, b, c, $load, $store)
-                    }
-                )
-            }
-
-            fn four_out([o0, o1, o2, o3]: [&mut [MaybeUninit<Self>]; 4], [g, x, a, b, c]: [&[Self]; 5]) {
-                compiled_for_avx2!(
-                    fn kernel(
-                        o0: &mut [MaybeUninit<$t>],
-                        o1: &mut [MaybeUninit<$t>],
-                        o2: &mut [MaybeUninit<$t>],
-                        o3: &mut [MaybeUninit<$t>],
-                        g: &[$t],
-                        x: &[$t],
-                        a: &[$t],
-                        b: &[$t],
-                        c: &[$t],
-                    ) {
-                        four(o0, o1, o2, o3, g, x, a, b, c, $load, $store)
-                    }
-                )
-            }
-        }
-    };
-}
-
-/// Calls a function with the variables of its parameters' names, in its AVX2 version where the processor has it.
-macro_rules! compiled_for_avx2 {
-    (fn $name:ident($($arg:ident: $t:ty),* $(,)?) $body:block) => {{
-        #[allow(clippy::too_many_arguments)]
-        fn $name($($arg: $t),*) $body
-        #[cfg(target_arch = "x86_64")]
-        {
-            #[allow(clippy::too_many_arguments)]
-            #[target_feature(enable = "avx2")]
-            fn avx2($($arg: $t),*) $body
-            if is_x86_feature_detected!("avx2") {
-                // SAFETY: the processor has AVX2
-                return unsafe { avx2($($arg),*) };
-            }
-        }
-        $name($($arg),*)
-    }};
-}
-
-element!(f32, |v| v, |v: f32| v);
-element!(f64, |v| v, |v: f64| v);
-element!(bf16, widen, narrow);
-
-#[inline(always)]
-fn widen(v: bf16) -> f32 {
-    f32::from_bits((v.to_bits() as u32) << 16)
-}
-
-/// Rounds to nearest, ties to even; the data has no NaN.
-#[inline(always)]
-fn narrow(v: f32) -> bf16 {
-    let bits = v.to_bits();
-    bf16::from_bits(((bits + 0x7fff + ((bits >> 16) & 1)) >> 16) as u16)
-}
-
-impl Element for f16 {
-    fn one_out(out: &mut [MaybeUninit<Self>], ins: [&[Self]; 4]) {
-        #[cfg(target_arch = "x86_64")]
-        if f16c::detected() {
-            // SAFETY: the processor has AVX and F16C
-            return unsafe { f16c::one_out(out, ins) };
-        }
-        let [x, a, b, c] = ins;
-        for (i, out) in out.iter_mut().enumerate() {
-            out.write(f16::from_bits(x[i].to_bits() ^ a[i].to_bits() ^ b[i].to_bits() ^ c[i].to_bits()));
-        }
-    }
-
-    fn four_out(outs: [&mut [MaybeUninit<Self>]; 4], ins: [&[Self]; 5]) {
-        #[cfg(target_arch = "x86_64")]
-        if f16c::detected() {
-            // SAFETY: the processor has AVX and F16C
-            return unsafe { f16c::four_out(outs, ins) };
-        }
-        let [g, rest @ ..] = ins;
-        for (out, other) in outs.into_iter().zip(rest) {
-            for (i, out) in out.iter_mut().enumerate() {
-                out.write(f16::from_bits(g[i].to_bits() ^ other[i].to_bits()));
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod f16c {
-    use std::arch::x86_64::*;
-    use std::mem::MaybeUninit;
-
-    use half::f16;
-
-    const WIDTH: usize = 8;
-
-    pub fn detected() -> bool {
-        is_x86_feature_detected!("avx") && is_x86_feature_detected!("f16c")
-    }
-
-    #[target_feature(enable = "avx,f16c")]
-    pub fn one_out(out: &mut [MaybeUninit<f16>], ins: [&[f16]; 4]) {
-        let [x, a, b, c] = ins;
-        let whole = out.len() / WIDTH * WIDTH;
-        for i in (0..whole).step_by(WIDTH) {
-            let [x, a, b, c] = [x, a, b, c].map(|s| load(&s[i..i + WIDTH]));
-            store(&mut out[i..i + WIDTH], _mm256_mul_ps(_mm256_add_ps(_mm256_mul_ps(x, a), b), c));
-        }
-        for i in whole..out.len() {
-            let [x, a, b, c] = [x, a, b, c].map(|s| s[i].to_f32());
-            out[i].write(f16::from_f32((x * a + b) * c));
-        }
-    }
-
-    #[target_feature(enable = "avx,f16c")]
-    pub fn four_out(outs: [&mut [MaybeUninit<f16>]; 4], ins: [&[f16]; 5]) {
-        let [g, x, a, b, c] = ins;
-        let [o0, o1, o2, o3] = outs;
-        let whole = g.len() / WIDTH * WIDTH;
-        for i in (0..whole).step_by(WIDTH) {
-            let [g, x, a, b, c] = [g, x, a, b, c].map(|s| load(&s[i..i + WIDTH]));
-            store(&mut o0[i..i + WIDTH], _mm256_mul_ps(g, x));
-            store(&mut o1[i..i + WIDTH], _mm256_mul_ps(g, a));
-            store(&mut o2[i..i + WIDTH], _mm256_mul_ps(g, b));
-            store(&mut o3[i..i + WIDTH], _mm256_mul_ps(g, c));
-        }
-        for i in whole..g.len() {
-            let [g, x, a, b, c] = [g, x, a, b, c].map(|s| s[i].to_f32());
-            for (out, v) in [(&mut o0[i], x), (&mut o1[i], a), (&mut o2[i], b), (&mut o3[i], c)] {
-                out.write(f16::from_f32(g * v));
-            }
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx,f16c")]
-    fn load(values: &[f16]) -> __m256 {
-        assert_eq!(values.len(), WIDTH);
-        // SAFETY: 8 values of 16 bits are the 128 bits that are read; the load needs no alignment
-        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(values.as_ptr().cast()) })
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx,f16c")]
-    fn store(out: &mut [MaybeUninit<f16>], v: __m256) {
-        assert_eq!(out.len(), WIDTH);
-        // SAFETY: 8 values of 16 bits are the 128 bits that are written; the store needs no alignment
-        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)) }
-    }
+/// # Safety
+/// The kernel must write every element of its output.
+unsafe fn one_output<T: Element, const N: usize>(
+    ins: [&[T]; N],
+    pages: Pages,
+    kernel: fn(&mut [MaybeUninit<T>], [&[T]; N]),
+) -> Vec<T> {
+    let len = ins[0].len();
+    let mut out = pages.allocate(len);
+    out.spare_capacity_mut()[..len].par_chunks_mut(CHUNK).enumerate().for_each(|(i, out)| {
+        let n = out.len();
+        kernel(out, ins.map(|s| &s[i * CHUNK..][..n]));
+    });
+    // SAFETY: the chunks cover the `len` elements, and the kernel has written every element of its chunk, says the caller
+    unsafe { out.set_len(len) };
+    out
 }

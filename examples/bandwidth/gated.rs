@@ -1,0 +1,115 @@
+//! The arguments of a gated scan, and its passes.
+
+use anyhow::{bail, Result};
+use candle_core::{DType, Device, Tensor, Var};
+use quick_ssm::Scan;
+
+use crate::data::{full, uniform, Pass};
+use crate::graph;
+use crate::passes::Operation;
+use crate::stream::{stream11, stream6, Element, Pages};
+use crate::yardstick::{on, with_slices, Measure, Yardstick};
+
+/// Parts of a row of pre-activations.
+const PARTS: usize = 5;
+
+/// Pre-activations, `[B, L, 5S]`, a bias, and the gradient of the result.
+pub struct GatedData {
+    pub p: Tensor,
+    pub bias: Tensor,
+    /// The same memory, tracked.
+    pub var: Var,
+    pub bias_var: Var,
+    pub grad_y: Tensor,
+    /// A fifth each of `p`, as it lies in memory.
+    fifths: [Tensor; PARTS],
+}
+
+impl GatedData {
+    fn new(p: &Tensor, bias: &Tensor, grad_y: Tensor) -> Result<Self> {
+        let (var, bias_var) = (Var::from_tensor(p)?, Var::from_tensor(bias)?);
+        let (p, bias) = (var.as_detached_tensor(), bias_var.as_detached_tensor());
+        let (values, count) = (p.flatten_all()?, grad_y.elem_count());
+        let fifth = |n: usize| values.narrow(0, n * count, count);
+        let fifths = [fifth(0)?, fifth(1)?, fifth(2)?, fifth(3)?, fifth(4)?];
+        Ok(Self { p, bias, var, bias_var, grad_y, fifths })
+    }
+
+    pub fn apply(&self, p: &Tensor, bias: &Tensor) -> candle_core::Result<Tensor> {
+        Scan::new().apply_gated(p, Some(bias))
+    }
+}
+
+impl Operation for GatedData {
+    const PASSES: &[Pass] = &[Pass::Forward, Pass::Backward];
+
+    /// Gates between 0.1 and 0.9, those of the state moved up by the bias.
+    fn random([batch, len, channels]: [usize; 3], dtype: DType, seed: u64, device: &Device) -> Result<Self> {
+        let p = uniform(&[batch, len, PARTS * channels], -2.0..2., seed, 1, dtype, device)?;
+        let bias = uniform(&[channels], 0.0..4., seed, 2, dtype, device)?;
+        Self::new(&p, &bias, uniform(&[batch, len, channels], -1.0..1., seed, 3, dtype, device)?)
+    }
+
+    /// An impulse under a gate of 0.9, at the start for the forward and at the end for the backward pass.
+    fn decaying([batch, len, channels]: [usize; 3], dtype: DType, device: &Device) -> Result<Self> {
+        let full = |v: f64, len| full(v, (batch, len, channels), dtype, device);
+        let (one, zeros, ones) = (full(1., 1)?, full(0., len - 1)?, full(1., len)?);
+        let (a, d, u) = (full(9f64.ln(), len)?, full(0., len)?, Tensor::cat(&[&one, &zeros], 1)?);
+        let p = Tensor::cat(&[&a, &d, &u, &ones, &ones], 2)?;
+        let bias = Tensor::zeros(channels, dtype, device)?;
+        Self::new(&p, &bias, Tensor::cat(&[&zeros, &one], 1)?)
+    }
+
+    /// 5 in and 1 out, or 6 in and 5 out.
+    fn tensors(pass: Pass) -> usize {
+        match pass {
+            Pass::Forward => 6,
+            Pass::Gradients | Pass::Backward => 11,
+        }
+    }
+
+    fn yardstick<T: Element>(
+        device: &Device,
+        pass: Pass,
+        shape: [usize; 3],
+        num_sets: usize,
+        pages: Pages,
+    ) -> Result<Measure<Self>> {
+        let kernel: (_, Yardstick<Self>) = match pass {
+            Pass::Forward => (
+                "stream6",
+                Box::new(move |data, _| with_slices(data.fifths.each_ref(), |s| drop(stream6::<T>(s, pages)))),
+            ),
+            Pass::Gradients | Pass::Backward => (
+                "stream11",
+                Box::new(move |data, _| {
+                    let [a, d, u, ca, cb] = &data.fifths;
+                    with_slices([&data.grad_y, a, d, u, ca, cb], |s| drop(stream11::<T>(s, pages)))
+                }),
+            ),
+        };
+        on(device, Self::tensors(pass), shape, T::DTYPE, num_sets, kernel)
+    }
+
+    fn forward(&self) -> Result<()> {
+        self.apply(&self.p, &self.bias)?;
+        Ok(())
+    }
+
+    fn gradients(&self) -> Result<()> {
+        bail!("a gated scan has no gradients without a graph")
+    }
+
+    fn loss(&self) -> candle_core::Result<Tensor> {
+        graph::gated(self)
+    }
+
+    fn idle_loss(&self) -> candle_core::Result<Tensor> {
+        graph::idle_gated(self)
+    }
+
+    fn product(&self) -> Result<()> {
+        (&self.fifths[0] * &self.fifths[1])?;
+        Ok(())
+    }
+}
