@@ -10,6 +10,7 @@ mod cpu;
 mod cuda;
 mod custom_op;
 mod gated;
+pub mod guide;
 mod layer;
 mod problem;
 pub mod reference;

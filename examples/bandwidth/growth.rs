@@ -85,7 +85,7 @@ pub fn plot(path: &Path, points: &[Point]) -> Result<()> {
             .x_label_area_size(30)
             .y_label_area_size(50)
             .build_cartesian_2d((1f64..largest).log_scale(), (least * 0.8..most * 1.2).log_scale())?;
-        chart.configure_mesh().x_desc(name).max_light_lines(0).draw()?;
+        chart.configure_mesh().x_desc(name).x_labels(5).max_light_lines(0).draw()?;
         for (label, colour) in [("forward", BLUE), ("gradients", RED)] {
             let ns = |p: &Point| if label == "forward" { p.forward_ns } else { p.gradients_ns };
             let line = sweep.iter().map(|p| (p.shape[n] as f64, ns(p)));
