@@ -1,3 +1,3 @@
 #include "entries.cuh"
 
-QUICK_SSM_ENTRIES(quick_ssm_backward_bf16, Backward, BFloat)
+QUICK_SSM_ENTRIES(quick_ssm_backward_bf16, Backward, Plain, BFloat)

@@ -1,3 +1,3 @@
 #include "entries.cuh"
 
-QUICK_SSM_ENTRIES(quick_ssm_backward_f16, Backward, Half)
+QUICK_SSM_ENTRIES(quick_ssm_backward_f16, Backward, Plain, Half)

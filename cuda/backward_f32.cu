@@ -1,3 +1,3 @@
 #include "entries.cuh"
 
-QUICK_SSM_ENTRIES(quick_ssm_backward_f32, Backward, Float)
+QUICK_SSM_ENTRIES(quick_ssm_backward_f32, Backward, Plain, Float)

@@ -116,32 +116,11 @@ struct Pack {
 
     QUICK_SSM_DEVICE AccOf<T> operator[](int index) const { return Element<T>::decode(words, index); }
 
-    QUICK_SSM_DEVICE void set(int index, T value) {
-        if constexpr (sizeof(T) == 2) {
-            const int shift = 16 * (index % 2);
-            words[index / 2] = (words[index / 2] & ~(0xffffu << shift)) | static_cast<uint32_t>(value.bits) << shift;
-        } else {
-            Element<T>::encode(words + index * (sizeof(T) / 4), &value, 1);
-        }
-    }
-
     template <class From>
     QUICK_SSM_DEVICE static Pack of(const From (&values)[kCount]) {
         Pack pack;
         Element<T>::encode(pack.words, values, kCount);
         return pack;
-    }
-    QUICK_SSM_DEVICE static Pack filled(float value) {
-        float values[kCount];
-        QUICK_SSM_UNROLL
-        for (int i = 0; i < kCount; ++i) values[i] = value;
-        return of(values);
-    }
-    QUICK_SSM_DEVICE void forget(uint32_t zero) {
-        if constexpr (sizeof(T) == 2) {
-            QUICK_SSM_UNROLL
-            for (int i = 0; i < kWords; ++i) QUICK_SSM_NAMESPACE::forget(words[i], zero);
-        }
     }
 };
 

@@ -1,3 +1,3 @@
 #include "entries.cuh"
 
-QUICK_SSM_ENTRIES(quick_ssm_forward_f16, Forward, Half)
+QUICK_SSM_ENTRIES(quick_ssm_forward_f16, Forward, Plain, Half)

@@ -1,3 +1,3 @@
 #include "entries.cuh"
 
-QUICK_SSM_ENTRIES(quick_ssm_forward_f32, Forward, Float)
+QUICK_SSM_ENTRIES(quick_ssm_forward_f32, Forward, Plain, Float)

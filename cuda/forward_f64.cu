@@ -1,3 +1,3 @@
 #include "entries.cuh"
 
-QUICK_SSM_ENTRIES(quick_ssm_forward_f64, Forward, Double)
+QUICK_SSM_ENTRIES(quick_ssm_forward_f64, Forward, Plain, Double)

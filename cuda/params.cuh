@@ -28,46 +28,50 @@ struct LookBackPlan {
 };
 static_assert(sizeof(LookBackPlan) == 40, "mirrored in Rust");
 
-// One struct for both directions. Tensors that are written are contiguous; null means not wanted.
-// N is `batch`, or `sequences` where `offsets` is given. "Acc" is f64 for f64 kernels and f32 for all others.
+// One struct for both directions and forms. Tensors that are written are contiguous but for the rows of gradients; null
+// means not wanted. N is `batch`, or `sequences` where `offsets` is given. "Acc" is f64 for f64 kernels and f32 for all
+// others. In the gated form x, a, b, c are the parts u, a, d, ca of the pre-activations.
 struct Params {
     Operand x;
     Operand a;
     Operand b;
     Operand c;       // null: all ones, so that y is h
+    Operand cb;      // gated
     Operand grad_y;  // backward; any DType; null: zeros
 
+    const void* a_bias;           // gated: [D] Acc; null: zeros
     const void* initial_state;    // [N, D] Acc; null: zeros
     const void* grad_last_state;  // backward: [N, D] Acc; null: zeros
     const int64_t* offsets;       // packed sequences: N + 1 offsets into time, with batch = 1; else null
 
-    void* y;             // forward: [B, L, D] in y_dtype
+    void* y;             // forward, and gated backward: [B, L, D] in y_dtype
     void* last_state;    // forward: [N, D] Acc
     void* saved_states;  // [B, ceil(L / 2^saved_shift), D] Acc: the state before each backward tile, in the order
                          // in which time runs; written by the forward where given, read by the backward, which
-                         // needs it where da or dc is wanted
-    void* dx;            // backward: [B, L, D] in the type of the kernel; also da, db, dc
+                         // needs it where it computes from h
+    void* dx;            // backward: rows of [B, L, D] in the type of the kernel; also da, db, dc, dcb
     void* da;
     void* db;
     void* dc;
+    void* dcb;           // gated: null only with dx, da, db and dc
+    void* d_bias;        // gated backward: [B, chunks, D] Acc, the gradient of a_bias from each tile
     void* dh0;           // backward: [N, D] Acc
 
     void* workspace;     // workspace_bytes(), 16-byte aligned, zeroed once when allocated; one launch at a time
 
     int64_t length;        // L > 0
+    int64_t gradient_stride;  // elements between the rows of dx, da, db, dc, dcb
     uint32_t batch;        // B > 0
     uint32_t channels;     // D > 0
     uint32_t sequences;    // read where offsets is given
-    uint32_t y_dtype;      // a DType; forward
+    uint32_t y_dtype;      // a DType, that of y
     uint32_t reverse;      // 1: time runs from L - 1 to 0
     uint32_t saved_shift;  // log2 of the length of the backward kernel's tile
     uint32_t chunks;       // ceil(L / length of the kernel's tile)
     uint32_t channel_tiles;  // ceil(D / channels of the kernel's tile)
-    uint32_t zero;         // 0, which the compiler is not to know
-    uint32_t reserved;     // 0
     LookBackPlan look_back;
 };
-static_assert(sizeof(Params) == 160 + 12 * 8 + 8 + 10 * 4 + 40, "mirrored in Rust, without padding");
+static_assert(sizeof(Params) == 6 * 32 + 15 * 8 + 2 * 8 + 8 * 4 + 40, "mirrored in Rust, without padding");
 
 // Lives at the start of the workspace. The last block of a launch to finish prepares it for the next launch.
 struct WorkspaceHeader {

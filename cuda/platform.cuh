@@ -3,6 +3,7 @@
 // emulation in tests/simt.
 #pragma once
 
+#include <math.h>
 #include <stdint.h>
 
 #ifndef QUICK_SSM_NAMESPACE
@@ -21,9 +22,10 @@
 // Barriers have names so that the emulation can leave one out and show that it is missed.
 #define QUICK_SSM_BARRIER(name) __syncthreads()
 #define QUICK_SSM_BARRIER_COUNT(name, predicate) __syncthreads_count(predicate)
+// The launch gives a block as much shared memory as `Type` takes.
 #define QUICK_SSM_SHARED(Type, variable)                                                              \
-    __shared__ __align__(16) unsigned char variable##_bytes[sizeof(Type)];                            \
-    Type& variable = *reinterpret_cast<Type*>(variable##_bytes)
+    extern __shared__ __align__(16) unsigned char quick_ssm_shared_memory[];                          \
+    Type& variable = *reinterpret_cast<Type*>(quick_ssm_shared_memory)
 #define QUICK_SSM_ENTRY(name, ...)                                                                    \
     extern "C" __global__ void __launch_bounds__(__VA_ARGS__::Tile::kThreads, __VA_ARGS__::Tile::kBlocks) \
         name(const __grid_constant__ QUICK_SSM_NAMESPACE::Params params) {                            \
@@ -61,7 +63,7 @@ struct SharedArray {
     QUICK_SSM_DEVICE T& operator[](int index) { return values[index]; }
 #else
     T& operator[](int index) {
-        simt::shared_access(index, kSize);
+        simt::shared_index(index, kSize);
         return values[index];
     }
 #endif
@@ -82,19 +84,37 @@ QUICK_SSM_DEVICE void double_to_words(double value, uint32_t& low, uint32_t& hig
     high = static_cast<uint32_t>(__double2hiint(value));
 }
 
-// Every tensor element is read once: the loads leave no trace in L1, and L2 may drop them first.
+// Copies kBytes from global to shared memory, while the thread goes on. It has them after `wait_for_copies`, the other
+// threads of its block after a barrier behind that.
+template <int kBytes>
+QUICK_SSM_DEVICE void copy_async(void* shared, const void* global) {
+    static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "4, 8 or 16 bytes");
+    const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+    // only whole 16 bytes can leave no trace in L1
+    if constexpr (kBytes == 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" : : "r"(address), "l"(global) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" : : "r"(address), "l"(global), "n"(kBytes) : "memory");
+    }
+}
+QUICK_SSM_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" : : : "memory"); }
+
 template <int kWords>
-QUICK_SSM_DEVICE void load_words(const void* address, uint32_t (&words)[kWords]) {
+QUICK_SSM_DEVICE void load_shared_words(const void* address, uint32_t (&words)[kWords]) {
     static_assert(kWords == 1 || kWords == 2 || kWords == 4, "4, 8 or 16 bytes");
     if constexpr (kWords == 4) {
-        const uint4 value = __ldcs(static_cast<const uint4*>(address));
+        const uint4 value = *static_cast<const uint4*>(address);
         words[0] = value.x, words[1] = value.y, words[2] = value.z, words[3] = value.w;
     } else if constexpr (kWords == 2) {
-        const uint2 value = __ldcs(static_cast<const uint2*>(address));
+        const uint2 value = *static_cast<const uint2*>(address);
         words[0] = value.x, words[1] = value.y;
     } else {
-        words[0] = __ldcs(static_cast<const unsigned*>(address));
+        words[0] = *static_cast<const unsigned*>(address);
     }
+}
+template <class T>
+QUICK_SSM_DEVICE void store_shared_value(void* address, T value) {
+    *static_cast<T*>(address) = value;
 }
 
 template <int kWords>
@@ -122,8 +142,6 @@ QUICK_SSM_DEVICE void store_value(T* address, T value) {
     *address = value;
 }
 
-QUICK_SSM_DEVICE void prefetch_line(const void* address) { asm volatile("prefetch.global.L2 [%0];" : : "l"(address)); }
-
 QUICK_SSM_DEVICE Packet load_packet(const Packet* address) {
     Packet packet;
     asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
@@ -144,9 +162,27 @@ QUICK_SSM_DEVICE uint32_t atomic_increment(uint32_t* address) { return atomicAdd
 // Between two polls of a packet that is not there yet.
 QUICK_SSM_DEVICE void pause() { __nanosleep(QUICK_SSM_PAUSE_NANOSECONDS); }
 
-// Hides where a value comes from, so that the compiler rederives what it computed from it instead of
-// keeping that in registers as well.
-QUICK_SSM_DEVICE void forget(uint32_t& word, uint32_t zero) { word ^= zero; }
+// 2^x and 1 / x to some units in the last place; what would be smaller than the smallest normal number is zero.
+QUICK_SSM_DEVICE float fast_exp2(float x) {
+    float value;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+    return value;
+}
+QUICK_SSM_DEVICE float fast_reciprocal(float x) {
+    float value;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(x));
+    return value;
+}
+QUICK_SSM_DEVICE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+// `value` within bounds; NaN stays NaN.
+QUICK_SSM_DEVICE float at_least(float value, float least) {
+    asm("max.NaN.f32 %0, %0, %1;" : "+f"(value) : "f"(least));
+    return value;
+}
+QUICK_SSM_DEVICE float at_most(float value, float most) {
+    asm("min.NaN.f32 %0, %0, %1;" : "+f"(value) : "f"(most));
+    return value;
+}
 
 QUICK_SSM_DEVICE float half_to_float(uint16_t bits) {
     float value;
@@ -181,11 +217,24 @@ inline void double_to_words(double value, uint32_t& low, uint32_t& high) {
     high = static_cast<uint32_t>(bits >> 32);
 }
 
+template <int kBytes>
+void copy_async(void* shared, const void* global) {
+    simt::global_access(global, kBytes);
+    simt::copy_async(shared, global, kBytes);
+}
+inline void wait_for_copies() { simt::wait_for_copies(); }
+
 template <int kWords>
-void load_words(const void* address, uint32_t (&words)[kWords]) {
-    simt::global_access(address, sizeof words < 16 ? sizeof words : 16);
+void load_shared_words(const void* address, uint32_t (&words)[kWords]) {
+    simt::shared_access(address, sizeof words);
     __builtin_memcpy(words, address, sizeof words);
 }
+template <class T>
+void store_shared_value(void* address, T value) {
+    simt::shared_access(address, sizeof(T));
+    __builtin_memcpy(address, &value, sizeof value);
+}
+
 template <int kWords>
 void store_words(void* address, const uint32_t (&words)[kWords]) {
     simt::global_access(address, sizeof words < 16 ? sizeof words : 16);
@@ -201,8 +250,6 @@ void store_value(T* address, T value) {
     simt::global_access(address, sizeof(T));
     *address = value;
 }
-
-inline void prefetch_line(const void*) {}
 
 // Nothing orders the two elements of a packet: the emulation lets other threads run between them.
 inline Packet load_packet(const Packet* address) {
@@ -228,7 +275,12 @@ inline uint32_t atomic_increment(uint32_t* address) {
     return (*address)++;
 }
 inline void pause() { simt::spin(); }
-inline void forget(uint32_t&, uint32_t) {}
+
+inline float fast_exp2(float x) { return exp2f(x); }
+inline float fast_reciprocal(float x) { return 1.0f / x; }
+inline float fused_multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+inline float at_least(float value, float least) { return value < least ? least : value; }
+inline float at_most(float value, float most) { return value > most ? most : value; }
 
 inline float half_to_float(uint16_t bits) { return simt::half_to_float(bits); }
 inline uint32_t floats_to_halves(float low, float high) {

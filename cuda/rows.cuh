@@ -1,6 +1,5 @@
-// Where the elements of a thread lie, and how it reads and writes them: 16 bytes at a time where alignment and
-// strides allow it, else element by element with the channels dealt out so that neighbours read neighbours.
-// The arithmetic on a channel is the same both ways.
+// Where the segment of a thread lies, and how it writes its results: its channels at once where alignment allows it, else
+// one by one. The arithmetic on a channel is the same both ways.
 #pragma once
 
 #include "params.cuh"
@@ -13,57 +12,39 @@ class Rows {
 public:
     using T = typename Tile::Value;
     using Acc = typename Tile::Acc;
-    using Segment = Pack<T, Tile::kVector>[Tile::kSteps];
     static constexpr int kVector = Tile::kVector;
 
-    // `time` is the first step of the thread's segment, counted in the order in which time runs.
-    QUICK_SSM_DEVICE Rows(const Params& params, uint32_t column, int64_t time)
+    QUICK_SSM_DEVICE Rows(const Params& params, uint32_t column, uint32_t chunk)
         : channels_(params.channels), batch_(column / params.channel_tiles),
-          channel_(column % params.channel_tiles * Tile::kChannels), lane_(thread_index() % Tile::kLanes),
-          direction_(params.reverse ? -1 : 1), time_(params.reverse ? params.length - 1 - time : time),
-          row_(static_cast<int64_t>(batch_) * params.length + time_) {
-        const int64_t left = params.length - time;
+          channel_(column % params.channel_tiles * Tile::kChannels),
+          first_(static_cast<int64_t>(chunk) * Tile::kLength + segment() * Tile::kSteps),
+          direction_(params.reverse ? -1 : 1),
+          row_(batch_ * params.length + (params.reverse ? params.length - 1 - first_ : first_)) {
+        const int64_t left = params.length - first_;
         steps_ = left <= 0 ? 0 : left < Tile::kSteps ? static_cast<int>(left) : Tile::kSteps;
-        if (kVectorised && channel(0) >= channels_) steps_ = 0;
     }
 
+    QUICK_SSM_DEVICE static int lane() { return thread_index() % Tile::kLanes; }
+    QUICK_SSM_DEVICE static int segment() { return thread_index() / Tile::kLanes; }
     QUICK_SSM_DEVICE uint32_t batch() const { return batch_; }
+    // The first step of the segment, counted in the order in which time runs.
+    QUICK_SSM_DEVICE int64_t first() const { return first_; }
 
     // The channel of a slot in shared memory, where all lanes of one vector index lie side by side.
     QUICK_SSM_DEVICE uint32_t slot_channel(int slot) const {
-        return channel_ + (kVectorised ? slot % Tile::kLanes * kVector + slot / Tile::kLanes : slot);
+        return channel_ + static_cast<uint32_t>(slot % Tile::kLanes * kVector + slot / Tile::kLanes);
     }
-    QUICK_SSM_DEVICE int slot(int v) const { return v * Tile::kLanes + lane_; }
-    QUICK_SSM_DEVICE uint32_t channel(int v) const { return slot_channel(slot(v)); }
+    QUICK_SSM_DEVICE static int slot(int v) { return v * Tile::kLanes + lane(); }
+    // Where the carry of a segment lies.
+    QUICK_SSM_DEVICE static int entry(int v) { return segment() * Tile::kChannels + slot(v); }
+    QUICK_SSM_DEVICE uint32_t channel(int v) const { return channel_ + static_cast<uint32_t>(lane() * kVector + v); }
     QUICK_SSM_DEVICE bool has(int v) const { return channel(v) < channels_; }
 
-    // Steps and channels beyond the tensor, and those of an operand that is not needed, get `fill`.
-    QUICK_SSM_DEVICE void load(const Operand& operand, bool needed, float fill, Segment& segment) const {
-        const T* first = static_cast<const T*>(operand.data) + batch_ * operand.batch_stride +
-                         time_ * operand.time_stride + (kVectorised ? channel(0) : 0);
-        const int64_t stride = direction_ * operand.time_stride;
-        const int steps = needed && operand.data ? steps_ : 0;
-        QUICK_SSM_UNROLL
-        for (int s = 0; s < Tile::kSteps; ++s) {
-            segment[s] = Pack<T, kVector>::filled(fill);
-            if (s >= steps) continue;
-            if constexpr (kVectorised) {
-                load_words(first + s * stride, segment[s].words);
-            } else {
-                QUICK_SSM_UNROLL
-                for (int v = 0; v < kVector; ++v) {
-                    if (has(v)) {
-                        const int64_t offset = static_cast<int64_t>(channel(v)) * operand.channel_stride;
-                        segment[s].set(v, load_value(first + s * stride + offset));
-                    }
-                }
-            }
-        }
-    }
-
-    // As `load`, for an operand of any type, converted at once.
-    QUICK_SSM_DEVICE void load_any(const Operand& operand, Acc (&values)[Tile::kSteps][kVector]) const {
-        const int64_t first = batch_ * operand.batch_stride + time_ * operand.time_stride;
+    // Reads a tensor of any type, given by its operand, converted at once; zeros where there is none.
+    QUICK_SSM_DEVICE void load_any(const Params& params, const Operand& operand,
+                                   Acc (&values)[Tile::kSteps][kVector]) const {
+        const int64_t time = params.reverse ? params.length - 1 - first_ : first_;
+        const int64_t first = batch_ * operand.batch_stride + time * operand.time_stride;
         const int64_t stride = direction_ * operand.time_stride;
         const int steps = operand.data ? steps_ : 0;
         QUICK_SSM_UNROLL
@@ -79,18 +60,18 @@ public:
         }
     }
 
-    // Writes step `s` of a contiguous tensor.
+    // Writes step `s` of a tensor whose rows lie `stride` elements apart.
     template <class Out = T>
-    QUICK_SSM_DEVICE void store(void* tensor, int s, const Acc (&values)[kVector]) const {
-        if (s >= steps_) return;
-        store_row(static_cast<Out*>(tensor) + (row_ + direction_ * s) * channels_, values);
+    QUICK_SSM_DEVICE void store(void* tensor, int64_t stride, int s, const Acc (&values)[kVector]) const {
+        if (s < steps_) store_row(static_cast<Out*>(tensor) + (row_ + direction_ * s) * stride, values);
     }
 
+    // As `store`, for a contiguous tensor of any type.
     QUICK_SSM_DEVICE void store_any(void* tensor, uint32_t dtype, int s, const Acc (&values)[kVector]) const {
         if (dtype == Element<T>::kType) {
-            store<T>(tensor, s, values);
+            store<T>(tensor, channels_, s, values);
         } else if (dtype == Element<Acc>::kType) {
-            store<Acc>(tensor, s, values);
+            store<Acc>(tensor, channels_, s, values);
         } else if (s < steps_) {
             QUICK_SSM_UNROLL
             for (int v = 0; v < kVector; ++v) {
@@ -101,18 +82,23 @@ public:
 
     // Rows of [N, D] states in the accumulation type.
     QUICK_SSM_DEVICE void store_state(void* states, int64_t row, const Acc (&values)[kVector]) const {
-        if (has(0)) store_row(static_cast<Acc*>(states) + row * channels_, values);
+        store_row(static_cast<Acc*>(states) + row * channels_, values);
     }
     QUICK_SSM_DEVICE Acc load_state(const void* states, int64_t row, uint32_t channel) const {
         if (!states || channel >= channels_) return 0;
         return load_value(static_cast<const Acc*>(states) + row * channels_ + channel);
+    }
+    // As `store_state`, by the one thread that holds a slot.
+    QUICK_SSM_DEVICE void store_slot(void* states, int64_t row, int slot, Acc value) const {
+        const uint32_t channel = slot_channel(slot);
+        if (channel < channels_) store_value(static_cast<Acc*>(states) + row * channels_ + channel, value);
     }
 
 private:
     template <class Out>
     QUICK_SSM_DEVICE void store_row(Out* row, const Acc (&values)[kVector]) const {
         if constexpr (kVectorised) {
-            store_words(row + channel(0), Pack<Out, kVector>::of(values).words);
+            if (has(0)) store_words(row + channel(0), Pack<Out, kVector>::of(values).words);
         } else {
             QUICK_SSM_UNROLL
             for (int v = 0; v < kVector; ++v) {
@@ -124,11 +110,10 @@ private:
     uint32_t channels_;
     uint32_t batch_;
     uint32_t channel_;  // first of the tile
-    int lane_;
-    int steps_;  // of the segment that lie inside the tensor
+    int64_t first_;
     int direction_;
-    int64_t time_;  // of the first step, as the tensor counts it
-    int64_t row_;
+    int64_t row_;  // of the first step
+    int steps_;    // of the segment that lie inside the tensor
 };
 
 }  // namespace QUICK_SSM_NAMESPACE

@@ -5,7 +5,7 @@
 
 namespace QUICK_SSM_NAMESPACE {
 
-// A thread owns `kSteps` consecutive steps of `kVector` channels. `kLanes` threads side by side cover the
+// A thread owns `kSteps` consecutive steps of `kVector` channels, its segment. `kLanes` threads side by side cover the
 // channels, `kSegments` rows of them the time. Results depend on kSteps and kSegments, not on the rest.
 template <class T, int kVector_, int kSteps_, int kLanes_, int kSegments_, int kBlocks_, int kPoll_>
 struct TileShape {
@@ -21,13 +21,15 @@ struct TileShape {
     static constexpr int kChannels = kLanes * kVector;
     static constexpr int kLength = kSteps * kSegments;
     static constexpr int kParts = kThreads / kChannels;  // threads that share the look-back of one channel
-    // Rows of carries in shared memory, padded so that the segments of a half warp fall into different banks.
-    static constexpr int kRow = kChannels + (kLanes < 16 ? kLanes : 0);
+    static constexpr int kRowBytes = kChannels * static_cast<int>(sizeof(T));
+    static constexpr int kAccessBytes = kRowBytes < 16 ? kRowBytes : 16;  // that a `_vector` kernel copies at once
+    static constexpr int kAccess = kAccessBytes / static_cast<int>(sizeof(T));
 
     static_assert(kThreads % kChannels == 0, "every channel of a tile has a thread for its carry");
     static_assert((kLength & (kLength - 1)) == 0, "saved states lie a power of two apart");
     static_assert(kSteps <= 32, "steps of a segment are bits of a word");
-    static_assert(kVector * sizeof(T) % 4 == 0 && kVector * sizeof(T) <= 16, "one access per step");
+    static_assert(kVector * sizeof(T) % 4 == 0 && kVector * sizeof(T) <= 16, "one access to shared memory per step");
+    static_assert(kAccess % kVector == 0, "what can be copied at once can be stored at once");
     static_assert(kThreads <= 1024, "a block");
 };
 

@@ -3,8 +3,10 @@
 use candle_core::{bail, DType, Device, Result, Storage, Tensor};
 
 use crate::cpu;
-#[cfg(any(feature = "cuda", feature = "simt"))]
+#[cfg(feature = "cuda")]
 use crate::cuda;
+#[cfg(any(feature = "cuda", feature = "simt"))]
+use crate::cuda::passes::{self, Given, Terms};
 use crate::problem::Problem;
 
 /// The arguments in the form in which kernels read them: untracked; `x`, `a`, `b`, `c` `[B, L, D]` with any strides of
@@ -135,18 +137,44 @@ pub(crate) struct GatedGradients {
     pub y: Option<Tensor>,
 }
 
+/// The sum of the rows of `t`, `[R, D]`, in its dtype. A product takes them in the order of memory, where candle's sum
+/// strides through it.
+pub(crate) fn sum_of_rows(t: &Tensor) -> Result<Tensor> {
+    Tensor::ones((1, t.dim(0)?), t.dtype(), t.device())?.matmul(t)?.squeeze(0)
+}
+
+/// Calls a pass of the device of `$p`: that of the CPU, or that of a machine for the kernels of `cuda/`.
+macro_rules! on_device {
+    ($p:expr, $cpu:expr, |$machine:ident| $cuda:expr) => {
+        match &$p.device {
+            #[cfg(feature = "simt")]
+            _ if $p.emulation.is_some() => match &$p.emulation {
+                Some($machine) => $cuda,
+                None => unsupported($p),
+            },
+            Device::Cpu => $cpu,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => {
+                let $machine = &cuda::Queue::new(device);
+                $cuda
+            }
+            _ => unsupported($p),
+        }
+    };
+}
+
 /// The forward pass: `y`, the `last` states, and what the backward pass needs (`save`), as asked for.
 pub(crate) fn forward(p: &Problem, inputs: &Inputs, y: bool, last: bool, save: bool) -> Result<Forward> {
-    #[cfg(feature = "simt")]
-    if let Some(machine) = &p.emulation {
-        return cuda::passes::forward(machine, p, inputs, y, last, save);
-    }
-    match &p.device {
-        Device::Cpu => cpu::forward(p, inputs, y, last, save),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(device) => cuda::passes::forward(&cuda::Queue::new(device), p, inputs, y, last, save),
-        _ => unsupported(p),
-    }
+    on_device!(p, cpu::forward(p, inputs, y, last, save), |machine| {
+        passes::forward(machine, p, Terms::Plain(inputs), y, last, save)
+    })
+}
+
+/// The forward pass of a gated scan, with the outputs of [`forward`].
+pub(crate) fn forward_gated(p: &Problem, inputs: &GatedInputs, y: bool, last: bool, save: bool) -> Result<Forward> {
+    on_device!(p, cpu::forward_gated(p, inputs, y, last, save), |machine| {
+        passes::forward(machine, p, Terms::Gated(inputs), y, last, save)
+    })
 }
 
 /// The backward pass, from the gradients of `y` and of the last states, where there are such.
@@ -163,30 +191,9 @@ pub(crate) fn backward(
     let grad_y = grad_y.map(readable).transpose()?;
     let grad_last = grad_last.map(|g| state(p, g)).transpose()?;
     let (grad_y, grad_last) = (grad_y.as_ref(), grad_last.as_ref());
-    #[cfg(feature = "simt")]
-    if let Some(machine) = &p.emulation {
-        return cuda::passes::backward(machine, p, inputs, saved, grad_y, grad_last, wanted);
-    }
-    match &p.device {
-        Device::Cpu => cpu::backward(p, inputs, saved, grad_y, grad_last, wanted),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(device) => {
-            cuda::passes::backward(&cuda::Queue::new(device), p, inputs, saved, grad_y, grad_last, wanted)
-        }
-        _ => unsupported(p),
-    }
-}
-
-/// The forward pass of a gated scan, with the outputs of [`forward`].
-pub(crate) fn forward_gated(p: &Problem, inputs: &GatedInputs, y: bool, last: bool, save: bool) -> Result<Forward> {
-    match &p.device {
-        #[cfg(feature = "simt")]
-        _ if p.emulation.is_some() => crate::composed::forward(p, inputs, y, last, save),
-        Device::Cpu => cpu::forward_gated(p, inputs, y, last, save),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(_) => crate::composed::forward(p, inputs, y, last, save),
-        _ => unsupported(p),
-    }
+    on_device!(p, cpu::backward(p, inputs, saved, grad_y, grad_last, wanted), |machine| {
+        passes::backward(machine, p, inputs, Given { saved, grad_y, grad_last }, wanted)
+    })
 }
 
 /// The backward pass of a gated scan, as [`backward`].
@@ -201,14 +208,9 @@ pub(crate) fn backward_gated(
     let grad_y = grad_y.map(readable).transpose()?;
     let grad_last = grad_last.map(|g| state(p, g)).transpose()?;
     let (grad_y, grad_last) = (grad_y.as_ref(), grad_last.as_ref());
-    match &p.device {
-        #[cfg(feature = "simt")]
-        _ if p.emulation.is_some() => crate::composed::backward(p, inputs, saved, grad_y, grad_last, wanted),
-        Device::Cpu => cpu::backward_gated(p, inputs, saved, grad_y, grad_last, wanted),
-        #[cfg(feature = "cuda")]
-        Device::Cuda(_) => crate::composed::backward(p, inputs, saved, grad_y, grad_last, wanted),
-        _ => unsupported(p),
-    }
+    on_device!(p, cpu::backward_gated(p, inputs, saved, grad_y, grad_last, wanted), |machine| {
+        passes::backward_gated(machine, p, inputs, Given { saved, grad_y, grad_last }, wanted)
+    })
 }
 
 fn unsupported<T>(p: &Problem) -> Result<T> {

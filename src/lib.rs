@@ -3,8 +3,6 @@
 
 mod autograd;
 mod backend;
-#[cfg(any(feature = "cuda", feature = "simt"))]
-mod composed;
 mod cpu;
 #[cfg(any(feature = "cuda", feature = "simt"))]
 mod cuda;

@@ -85,12 +85,14 @@ fn the_order_of_threads_has_no_influence() -> Result<()> {
 }
 
 /// Every barrier of the kernels, by the name that it has there.
-const BARRIERS: [&CStr; 9] = [
+const BARRIERS: [&CStr; 11] = [
     c"ticket drawn",
+    c"tile loaded",
     c"segments scanned",
     c"segments combined",
     c"entering state written",
     c"entering gradient written",
+    c"bias gradients written",
     c"parts written",
     c"parts read",
     c"boundary search",

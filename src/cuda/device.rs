@@ -4,21 +4,19 @@ use std::sync::Arc;
 
 use candle_core::backend::BackendDevice;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg, SyncOnDrop,
 };
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
-use candle_core::{bail, CudaDevice, CudaStorage, DType, Result, Shape, Storage};
+use candle_core::{bail, CudaDevice, CudaStorage, DType, Error, Result, Shape, Storage};
 
-use super::params::{Direction, Kernel, Params};
+use super::params::{Direction, Form, Kernel, Params};
 use super::passes::Machine;
 use super::{module, workspace};
 
 // SAFETY: `Params` is what the kernels take by value: plain numbers, in the layout of C and without padding.
 unsafe impl DeviceRepr for Params {}
-
-/// Whether a launch has no more blocks than the device holds at a time, which compute tile after tile, or one per tile.
-const PERSISTENT: bool = true;
 
 /// Calls `$f` with the slice of elements of a storage, of the given dtypes.
 macro_rules! with_slice {
@@ -41,13 +39,12 @@ impl<'d> Queue<'d> {
         Self { device, stream: device.cuda_stream() }
     }
 
-    /// The number of blocks of a launch; any number gives the same bits.
-    fn blocks(&self, function: &CudaFunction, kernel: Kernel, params: &Params) -> Result<u32> {
-        if !PERSISTENT {
-            return Ok(params.tiles());
-        }
+    /// The number of blocks of a launch: no more than the device holds at a time, which compute tile after tile. Any
+    /// number gives the same bits.
+    fn blocks(&self, function: &CudaFunction, kernel: Kernel, params: &Params, shared_bytes: u32) -> Result<u32> {
         let processors = self.stream.context().attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).w()?;
-        let resident = function.occupancy_max_active_blocks_per_multiprocessor(kernel.tile().threads(), 0, None).w()?;
+        let (threads, shared_bytes) = (kernel.tile().threads(), shared_bytes as usize);
+        let resident = function.occupancy_max_active_blocks_per_multiprocessor(threads, shared_bytes, None).w()?;
         Ok(params.tiles().min(resident * processors.unsigned_abs()).max(1))
     }
 }
@@ -59,8 +56,8 @@ impl Machine for Queue<'_> {
     where
         Self: 'a;
 
-    fn kernel(&self, direction: Direction, dtype: DType) -> Result<Kernel> {
-        Kernel::new(direction, dtype)
+    fn kernel(&self, form: Form, direction: Direction, dtype: DType) -> Result<Kernel> {
+        Kernel::new(form, direction, dtype)
     }
 
     fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage> {
@@ -81,8 +78,15 @@ impl Machine for Queue<'_> {
 
     unsafe fn launch(&self, kernel: Kernel, params: Params) -> Result<()> {
         let function = module::function(self.device, kernel, &kernel.entry(&params))?;
-        let (blocks, threads) = (self.blocks(&function, kernel, &params)?, kernel.tile().threads());
-        let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes: 0 };
+        let shared_mem_bytes = kernel.shared_bytes(&params);
+        function
+            .set_attribute(
+                CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                shared_mem_bytes.try_into().map_err(Error::wrap)?,
+            )
+            .w()?;
+        let (blocks, threads) = (self.blocks(&function, kernel, &params, shared_mem_bytes)?, kernel.tile().threads());
+        let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes };
         workspace::with(self.device, kernel.workspace_bytes(&params), |workspace| {
             let params = Params { workspace, ..params };
             let mut launch = self.stream.launch_builder(&function);

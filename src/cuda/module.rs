@@ -12,7 +12,7 @@ mod ptx {
     include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
 }
 
-const MODULES: [(&str, &str); 8] = [
+const MODULES: [(&str, &str); 16] = [
     ("forward_f32", ptx::FORWARD_F32),
     ("forward_f16", ptx::FORWARD_F16),
     ("forward_bf16", ptx::FORWARD_BF16),
@@ -21,6 +21,14 @@ const MODULES: [(&str, &str); 8] = [
     ("backward_f16", ptx::BACKWARD_F16),
     ("backward_bf16", ptx::BACKWARD_BF16),
     ("backward_f64", ptx::BACKWARD_F64),
+    ("gated_forward_f32", ptx::GATED_FORWARD_F32),
+    ("gated_forward_f16", ptx::GATED_FORWARD_F16),
+    ("gated_forward_bf16", ptx::GATED_FORWARD_BF16),
+    ("gated_forward_f64", ptx::GATED_FORWARD_F64),
+    ("gated_backward_f32", ptx::GATED_BACKWARD_F32),
+    ("gated_backward_f16", ptx::GATED_BACKWARD_F16),
+    ("gated_backward_bf16", ptx::GATED_BACKWARD_BF16),
+    ("gated_backward_f64", ptx::GATED_BACKWARD_F64),
 ];
 
 /// The compute capability that the kernels are compiled for, 90 for 9.0.

@@ -14,10 +14,29 @@ pub enum Direction {
     Backward,
 }
 
+/// What the terms of the recurrence are made of, as in `forms.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `x`, `a`, `b`, `c`.
+    Plain,
+    /// The parts of one tensor of pre-activations.
+    Gated,
+}
+
+impl Form {
+    /// The tensors that the forward pass reads.
+    const fn inputs(self) -> u32 {
+        match self {
+            Self::Plain => 4,
+            Self::Gated => 5,
+        }
+    }
+}
+
 /// How a kernel cuts a tensor, in the numbers of `tuning.cuh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tile {
-    /// Channels per thread, which `_vector` kernels access at once.
+    /// Channels per thread.
     pub vector: u32,
     /// Time steps per thread.
     pub steps: u32,
@@ -29,15 +48,16 @@ pub struct Tile {
 
 impl Tile {
     /// The tile of each kernel.
-    const fn of(direction: Direction, dtype: Code) -> Self {
-        let (vector, steps, lanes, segments) = match (direction, dtype) {
-            (Direction::Forward | Direction::Backward, Code::F32) => (4, 4, 16, 16),
-            (Direction::Forward, Code::F16) => (8, 8, 8, 16),
-            (Direction::Forward, Code::BF16) => (8, 4, 8, 32),
-            (Direction::Backward, Code::F16 | Code::BF16) => (8, 4, 8, 16),
-            (Direction::Forward | Direction::Backward, Code::F64) => (2, 4, 16, 8),
+    const fn of(form: Form, direction: Direction, dtype: Code) -> Self {
+        let (vector, steps) = match (form, direction, dtype) {
+            (Form::Gated, Direction::Backward, Code::F32) => (2, 2),
+            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (2, 4),
+            (Form::Gated, Direction::Backward, Code::F64) => (1, 2),
+            (_, _, Code::F32) => (2, 4),
+            (_, _, Code::F16 | Code::BF16) => (2, 8),
+            (_, _, Code::F64) => (1, 4),
         };
-        Self { vector, steps, lanes, segments }
+        Self { vector, steps, lanes: 32, segments: 8 }
     }
 
     /// Channels of a tile.
@@ -84,6 +104,23 @@ impl Code {
             Self::F64 => 8,
         }
     }
+
+    /// Of the accumulation dtype.
+    const fn acc_bytes(self) -> u64 {
+        match self {
+            Self::F64 => 8,
+            _ => 4,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+            Self::F64 => "f64",
+        }
+    }
 }
 
 /// A dtype as the kernels number it.
@@ -125,6 +162,12 @@ impl Operand {
         };
         let (batch_stride, time_stride) = (stride(0)?, stride(1)?);
         Ok(Self { data, batch_stride, time_stride, channel_stride, dtype: dtype_code(dtype)? })
+    }
+
+    /// The operand `elements` further on, of the same strides.
+    pub fn offset(self, elements: u64, dtype: DType) -> Self {
+        let data = if self.data == 0 { 0 } else { self.data + elements * dtype.size_in_bytes() as u64 };
+        Self { data, ..self }
     }
 
     /// Whether `vector` elements of `bytes` each can be read at once, wherever a row starts.
@@ -173,8 +216,9 @@ impl LookBackPlan {
 
 /// All arguments of a launch.
 ///
-/// Tensors that are written are contiguous, and null where they are not wanted. `N` is the batch, or the number of packed
-/// sequences. States are in the accumulation dtype.
+/// Tensors that are written are contiguous but for the rows of gradients, and null where they are not wanted. `N` is the
+/// batch, or the number of packed sequences. States are in the accumulation dtype. In the gated form `x`, `a`, `b` and `c`
+/// are the parts `u`, `a`, `d` and `ca`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Params {
@@ -183,9 +227,13 @@ pub struct Params {
     pub b: Operand,
     /// Null: ones.
     pub c: Operand,
+    /// Of the gated form.
+    pub cb: Operand,
     /// Null: zeros, of the dtype that is given nevertheless.
     pub grad_y: Operand,
 
+    /// `[D]`, of the gated form; null: zeros.
+    pub a_bias: u64,
     /// `[N, D]`; null: zeros.
     pub initial_state: u64,
     /// `[N, D]`; null: zeros.
@@ -203,12 +251,17 @@ pub struct Params {
     pub da: u64,
     pub db: u64,
     pub dc: u64,
+    pub dcb: u64,
+    /// `[B, chunks, D]`.
+    pub d_bias: u64,
     pub dh0: u64,
 
     /// Of `Kernel::workspace_bytes`, at a multiple of 16, zeroed when it was allocated.
     pub workspace: u64,
 
     pub length: i64,
+    /// Elements between the rows of `dx`, `da`, `db`, `dc` and `dcb`.
+    pub gradient_stride: i64,
     pub batch: u32,
     pub channels: u32,
     pub sequences: u32,
@@ -217,16 +270,14 @@ pub struct Params {
     pub saved_shift: u32,
     pub chunks: u32,
     pub channel_tiles: u32,
-    pub zero: u32,
-    pub reserved: u32,
     pub look_back: LookBackPlan,
 }
 
 const _: () = assert!(size_of::<Operand>() == 32);
 const _: () = assert!(size_of::<LookBackPlan>() == 40);
-const _: () = assert!(size_of::<Params>() == 344);
-const _: () = assert!(std::mem::offset_of!(Params, length) == 256);
-const _: () = assert!(std::mem::offset_of!(Params, look_back) == 304);
+const _: () = assert!(size_of::<Params>() == 400);
+const _: () = assert!(std::mem::offset_of!(Params, length) == 312);
+const _: () = assert!(std::mem::offset_of!(Params, look_back) == 360);
 
 /// Bytes before the first packet of a workspace.
 const WORKSPACE_HEADER: u64 = 128;
@@ -238,9 +289,10 @@ impl Params {
     }
 }
 
-/// The kernels of one direction and dtype.
+/// The kernels of one form, direction and dtype.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel {
+    form: Form,
     direction: Direction,
     dtype: Code,
     tile: Tile,
@@ -249,11 +301,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The kernels that read and write tensors of `dtype`.
-    pub fn new(direction: Direction, dtype: DType) -> Result<Self> {
+    /// The kernels that read tensors of `dtype`.
+    pub fn new(form: Form, direction: Direction, dtype: DType) -> Result<Self> {
         let dtype = Code::of(dtype)?;
-        let saved_len = Tile::of(Direction::Backward, dtype).len();
-        Ok(Self { direction, dtype, tile: Tile::of(direction, dtype), saved_len })
+        let saved_len = Tile::of(form, Direction::Backward, dtype).len();
+        Ok(Self { form, direction, dtype, tile: Tile::of(form, direction, dtype), saved_len })
     }
 
     /// The kernels compiled with another tile, where those of the backward pass have `saved_len` steps.
@@ -268,17 +320,24 @@ impl Kernel {
     }
 
     /// The name of the file in `cuda/` that holds them.
-    pub const fn name(self) -> &'static str {
-        match (self.direction, self.dtype) {
-            (Direction::Forward, Code::F32) => "forward_f32",
-            (Direction::Forward, Code::F16) => "forward_f16",
-            (Direction::Forward, Code::BF16) => "forward_bf16",
-            (Direction::Forward, Code::F64) => "forward_f64",
-            (Direction::Backward, Code::F32) => "backward_f32",
-            (Direction::Backward, Code::F16) => "backward_f16",
-            (Direction::Backward, Code::BF16) => "backward_bf16",
-            (Direction::Backward, Code::F64) => "backward_f64",
-        }
+    pub fn name(self) -> String {
+        let form = if self.form == Form::Gated { "gated_" } else { "" };
+        let direction = if self.direction == Direction::Forward { "forward" } else { "backward" };
+        format!("{form}{direction}_{}", self.dtype.name())
+    }
+
+    /// Bytes of shared memory that a block needs: two tiles of every input, and what segments and tiles tell one another.
+    pub fn shared_bytes(self, params: &Params) -> u32 {
+        let Tile { segments, .. } = self.tile;
+        let (len, channels, threads) = (self.tile.len(), self.tile.channels(), self.tile.threads());
+        let acc = self.dtype.acc_bytes() as u32;
+        let backward = u32::from(self.direction == Direction::Backward);
+        let stages = 2 * (self.form.inputs() + backward) * len * channels * self.dtype.bytes() as u32;
+        let carries = 2 * acc * (segments * channels + threads);
+        let entering = acc * channels * (1 + backward * segments);
+        // ticket and tag, and the first and last step of each packed sequence
+        let marks = 4 * (2 + 2 * if params.offsets == 0 { 1 } else { len });
+        (stages + carries + entering + marks).next_multiple_of(16)
     }
 
     /// The sizes of `[B, L, D]` tensors, none of which is 0, and what follows from them; every tensor is null.
@@ -298,6 +357,7 @@ impl Kernel {
         Ok(Params {
             grad_y: Operand { dtype: self.dtype as u32, ..Operand::default() },
             length: len as i64,
+            gradient_stride: channels.into(),
             batch,
             channels,
             sequences: batch,
@@ -318,8 +378,7 @@ impl Kernel {
     /// Bytes of the workspace of a launch: two words with a tag each per column of a row, and twice that for f64.
     pub fn workspace_bytes(self, params: &Params) -> u64 {
         let columns = u64::from(params.batch) * u64::from(params.channel_tiles) * u64::from(self.tile().channels());
-        let packet = 4 * if self.dtype == Code::F64 { 8 } else { 4 };
-        WORKSPACE_HEADER + u64::from(params.look_back.rows) * columns * packet
+        WORKSPACE_HEADER + u64::from(params.look_back.rows) * columns * 4 * self.dtype.acc_bytes()
     }
 
     /// The entry point for these arguments; all give the same bits.
@@ -329,16 +388,20 @@ impl Kernel {
         format!("quick_ssm_{}_{access}{packed}", self.name())
     }
 
+    /// Elements that `_vector` kernels copy at once: 16 bytes, or all of a smaller tile's row.
+    pub fn access(self) -> u32 {
+        self.tile().channels().min(16 / self.dtype.bytes() as u32)
+    }
+
     /// Whether every row of every tensor can be accessed by vectors.
     fn vectorised(self, p: &Params) -> bool {
-        let (vector, bytes) = (self.tile().vector, self.dtype.bytes());
+        let (access, bytes) = (self.access(), self.dtype.bytes());
         // a grad_y of another dtype is read by elements
         let grad_y = (p.grad_y.dtype == self.dtype as u32).then_some(&p.grad_y);
-        let contiguous =
-            [p.initial_state, p.grad_last_state, p.y, p.last_state, p.saved_states, p.dx, p.da, p.db, p.dc, p.dh0];
-        p.channels.is_multiple_of(vector)
-            && [&p.x, &p.a, &p.b, &p.c].into_iter().chain(grad_y).all(|t| t.aligned(vector, bytes))
-            && contiguous.iter().all(|address| address.is_multiple_of(16))
+        let written = [p.y, p.last_state, p.saved_states, p.dx, p.da, p.db, p.dc, p.dcb, p.dh0];
+        p.channels.is_multiple_of(access)
+            && [&p.x, &p.a, &p.b, &p.c, &p.cb].into_iter().chain(grad_y).all(|t| t.aligned(access, bytes))
+            && written.iter().all(|address| address.is_multiple_of(u64::from(access) * bytes))
     }
 }
 

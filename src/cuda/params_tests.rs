@@ -2,6 +2,7 @@ use super::*;
 
 const DTYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F64];
 const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Backward];
+const FORMS: [Form; 2] = [Form::Plain, Form::Gated];
 
 /// The numbers after `#define QUICK_SSM_<name>` in `tuning.cuh`.
 fn tuning(name: &str) -> Vec<u32> {
@@ -13,27 +14,32 @@ fn tuning(name: &str) -> Vec<u32> {
 
 #[test]
 fn tiles_are_those_of_the_kernels() {
-    for direction in DIRECTIONS {
-        for dtype in DTYPES {
-            let kernel = Kernel::new(direction, dtype).unwrap();
-            let Tile { vector, steps, lanes, segments } = kernel.tile();
-            assert_eq!(tuning(&kernel.name().to_uppercase())[..4], [vector, steps, lanes, segments], "{kernel:?}");
-            assert!((32..=1024).contains(&kernel.tile().threads()));
-            assert!(kernel.tile().len().is_power_of_two());
+    for form in FORMS {
+        for direction in DIRECTIONS {
+            for dtype in DTYPES {
+                let kernel = Kernel::new(form, direction, dtype).unwrap();
+                let Tile { vector, steps, lanes, segments } = kernel.tile();
+                assert_eq!(tuning(&kernel.name().to_uppercase())[..4], [vector, steps, lanes, segments], "{kernel:?}");
+                assert!((32..=1024).contains(&kernel.tile().threads()));
+                assert!(kernel.tile().len().is_power_of_two());
+                // what a block of the smaller cards may have
+                let packed = Params { offsets: 1, ..Params::default() };
+                assert!(kernel.shared_bytes(&packed) <= 99 << 10, "{kernel:?}");
+            }
         }
     }
 }
 
 #[test]
 fn integers_have_no_kernel() {
-    let error = Kernel::new(Direction::Forward, DType::U8).unwrap_err().to_string();
+    let error = Kernel::new(Form::Plain, Direction::Forward, DType::U8).unwrap_err().to_string();
     assert!(error.contains("expected dtype f16, bf16, f32 or f64, got U8"), "{error}");
 }
 
 #[test]
 fn sizes_follow_from_the_shape() {
     for dtype in DTYPES {
-        let kernel = Kernel::new(Direction::Forward, dtype).unwrap();
+        let kernel = Kernel::new(Form::Plain, Direction::Forward, dtype).unwrap();
         let (len, channels) = (kernel.tile().len() as usize, kernel.tile().channels() as usize);
         let params = kernel.params([3, 2 * len + 1, channels + 1]).unwrap();
         assert_eq!((params.batch, params.length, params.channels), (3, 2 * len as i64 + 1, channels as u32 + 1));
@@ -42,7 +48,7 @@ fn sizes_follow_from_the_shape() {
         assert_eq!(params.look_back.rows, 3);
         let packet = if dtype == DType::F64 { 32 } else { 16 };
         assert_eq!(kernel.workspace_bytes(&params), 128 + 3 * (3 * 2 * channels as u64) * packet);
-        let saved_len = Kernel::new(Direction::Backward, dtype).unwrap().tile().len();
+        let saved_len = Kernel::new(Form::Plain, Direction::Backward, dtype).unwrap().tile().len();
         assert_eq!(1 << params.saved_shift, saved_len);
         assert_eq!(kernel.saved_rows(5 * saved_len as usize + 1), 6);
     }
@@ -50,7 +56,7 @@ fn sizes_follow_from_the_shape() {
 
 #[test]
 fn a_single_chunk_needs_no_packets() {
-    let kernel = Kernel::new(Direction::Backward, DType::F64).unwrap();
+    let kernel = Kernel::new(Form::Plain, Direction::Backward, DType::F64).unwrap();
     assert_eq!(kernel.workspace_bytes(&kernel.params([5, 1, 1000]).unwrap()), 128);
 }
 
@@ -69,7 +75,7 @@ fn the_tree_of_carries() {
 
 #[test]
 fn too_many_tiles() {
-    let kernel = Kernel::new(Direction::Forward, DType::F32).unwrap();
+    let kernel = Kernel::new(Form::Plain, Direction::Forward, DType::F32).unwrap();
     let len = kernel.tile().len() as usize;
     let most = kernel.params([1, ((1 << 31) - 1) * len, 1]).unwrap();
     assert_eq!(most.chunks, i32::MAX as u32);
@@ -91,7 +97,7 @@ fn aligned(kernel: Kernel, dtype: DType) -> Params {
 fn entry_points() {
     for direction in DIRECTIONS {
         for dtype in DTYPES {
-            let kernel = Kernel::new(direction, dtype).unwrap();
+            let kernel = Kernel::new(Form::Plain, direction, dtype).unwrap();
             let mut params = aligned(kernel, dtype);
             assert_eq!(kernel.entry(&params), format!("quick_ssm_{}_vector", kernel.name()));
             params.offsets = 0x6000;
@@ -100,11 +106,13 @@ fn entry_points() {
             assert_eq!(kernel.entry(&params), format!("quick_ssm_{}_element_packed", kernel.name()));
         }
     }
+    let gated = Kernel::new(Form::Gated, Direction::Forward, DType::BF16).unwrap();
+    assert_eq!(gated.entry(&aligned(gated, DType::BF16)), "quick_ssm_gated_forward_bf16_vector");
 }
 
 #[test]
 fn vectors_need_alignment() {
-    let kernel = Kernel::new(Direction::Backward, DType::BF16).unwrap();
+    let kernel = Kernel::new(Form::Plain, Direction::Backward, DType::BF16).unwrap();
     let fine = aligned(kernel, DType::BF16);
     let vectorised = |change: fn(&mut Params)| {
         let mut params = fine;

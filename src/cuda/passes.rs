@@ -1,10 +1,11 @@
-//! The two passes: results, addresses and the launch.
+//! The passes of both forms: results, addresses and the launch.
 
 use candle_core::op::BackpropOp;
 use candle_core::{bail, DType, Layout, Result, Shape, Storage, StorageRef, Tensor};
 
-use super::params::{dtype_code, Direction, Kernel, Operand, Params};
-use crate::backend::{Forward, Gradients, Inputs, Wanted};
+use super::params::{dtype_code, Direction, Form, Kernel, Operand, Params};
+use crate::backend::{sum_of_rows, Forward, GatedGradients, GatedInputs, GatedWanted, Gradients, Inputs, Wanted};
+use crate::gated::PARTS;
 use crate::problem::{Problem, Sequences};
 
 /// Who holds tensors and runs kernels: a CUDA device, or the emulation of one.
@@ -15,7 +16,7 @@ pub(crate) trait Machine {
         Self: 'a;
 
     /// The kernels for tensors of `dtype`.
-    fn kernel(&self, direction: Direction, dtype: DType) -> Result<Kernel>;
+    fn kernel(&self, form: Form, direction: Direction, dtype: DType) -> Result<Kernel>;
 
     /// Memory for `elements` elements, which are anything yet.
     fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage>;
@@ -35,11 +36,34 @@ pub(crate) trait Machine {
     unsafe fn launch(&self, kernel: Kernel, params: Params) -> Result<()>;
 }
 
+/// The arguments of a scan of either form.
+#[derive(Clone, Copy)]
+pub(crate) enum Terms<'a> {
+    Plain(&'a Inputs),
+    Gated(&'a GatedInputs),
+}
+
+impl<'a> Terms<'a> {
+    fn form(self) -> Form {
+        match self {
+            Self::Plain(_) => Form::Plain,
+            Self::Gated(_) => Form::Gated,
+        }
+    }
+
+    fn h0(self) -> Option<&'a Tensor> {
+        match self {
+            Self::Plain(inputs) => inputs.h0.as_ref(),
+            Self::Gated(inputs) => inputs.h0.as_ref(),
+        }
+    }
+}
+
 /// The forward pass: `y`, the `last` states, and those before each tile of the backward pass (`save`).
 pub(crate) fn forward<M: Machine>(
     machine: &M,
     p: &Problem,
-    inputs: &Inputs,
+    terms: Terms,
     y: bool,
     last: bool,
     save: bool,
@@ -47,11 +71,11 @@ pub(crate) fn forward<M: Machine>(
     let dims: [usize; 3] = p.dims().into();
     let results = |wanted: bool, elements: usize, dtype| wanted.then(|| machine.allocate(elements, dtype)).transpose();
     if is_empty(dims) {
-        let last = last.then(|| passed_on(machine, p, inputs.h0.as_ref())).transpose()?;
+        let last = last.then(|| passed_on(machine, p, terms.h0())).transpose()?;
         let last = last.map(|h| h.storage_and_layout().0.try_clone(h.layout())).transpose()?;
         return Ok(Forward { y: results(y, 0, p.out)?, last, saved: None });
     }
-    let kernel = machine.kernel(Direction::Forward, p.dtype)?;
+    let kernel = machine.kernel(terms.form(), Direction::Forward, p.dtype)?;
     let mut params = kernel.params(dims)?;
     let saved_dims = (p.batch, kernel.saved_rows(p.len), p.channels);
     let mut y = results(y, dims.iter().product(), p.out)?;
@@ -59,7 +83,7 @@ pub(crate) fn forward<M: Machine>(
     let mut saved = results(save, saved_dims.0 * saved_dims.1 * saved_dims.2, p.acc)?;
 
     let offsets = offsets(p)?;
-    let arguments = Arguments::new(inputs, offsets.as_ref());
+    let arguments = Arguments::new(terms, offsets.as_ref());
     let mut access = Access::new(machine);
     arguments.fill(&mut params, p, &mut access)?;
     params.y_dtype = dtype_code(p.out)?;
@@ -78,57 +102,132 @@ pub(crate) fn backward<M: Machine>(
     machine: &M,
     p: &Problem,
     inputs: &Inputs,
-    saved: Option<&Tensor>,
-    grad_y: Option<&Tensor>,
-    grad_last: Option<&Tensor>,
+    from: Given,
     wanted: Wanted,
 ) -> Result<Gradients> {
-    let dims: [usize; 3] = p.dims().into();
-    let full = |wanted: bool| wanted.then(|| machine.allocate(dims.iter().product(), p.dtype)).transpose();
+    let full = |wanted: bool| wanted.then(|| machine.allocate(p.batch * p.len * p.channels, p.dtype)).transpose();
     let like_x = |gradient: Option<Storage>| gradient.map(|storage| tensor(storage, p.dims()));
-    if is_empty(dims) {
-        let h0 = wanted.h0.then(|| passed_on(machine, p, grad_last)).transpose()?;
+    if is_empty(p.dims().into()) {
         let like_x = |wanted: bool| full(wanted).map(like_x);
-        return Ok(Gradients {
-            x: like_x(wanted.x)?,
-            a: like_x(wanted.a)?,
-            b: like_x(wanted.b)?,
-            c: like_x(wanted.c)?,
-            h0,
-        });
+        let (x, a, b, c) = (like_x(wanted.x)?, like_x(wanted.a)?, like_x(wanted.b)?, like_x(wanted.c)?);
+        return Ok(Gradients { x, a, b, c, h0: from.passed_on(machine, p, wanted.h0)? });
     }
-    let kernel = machine.kernel(Direction::Backward, p.dtype)?;
-    // the number of elements has its limit here
-    let mut params = kernel.params(dims)?;
+    let mut launch = BackwardLaunch::new(machine, p, Terms::Plain(inputs), wanted.h0)?;
     let [mut dx, mut da, mut db, mut dc] = [full(wanted.x)?, full(wanted.a)?, full(wanted.b)?, full(wanted.c)?];
     // the states within a tile have no part in the other gradients
     let need_states = wanted.a || wanted.c;
-    let computed = match saved {
-        None if need_states => forward(machine, p, inputs, false, false, true)?.saved,
-        _ => None,
-    };
-    let saved = saved.or(computed.as_ref()).filter(|_| need_states).map(Held::new);
-    let (grad_y, grad_last) = (grad_y.map(Held::new), grad_last.map(Held::new));
-    let mut dh0 = wanted.h0.then(|| machine.allocate(states(p), p.acc)).transpose()?;
-
-    let offsets = offsets(p)?;
-    let arguments = Arguments::new(inputs, offsets.as_ref());
-    let mut access = Access::new(machine);
-    arguments.fill(&mut params, p, &mut access)?;
-    params.grad_y = access.operand(grad_y.as_ref(), dims, p.out)?;
-    params.grad_last_state = access.contiguous(grad_last.as_ref(), states(p), p.acc)?;
-    params.saved_states = access.contiguous(saved.as_ref(), p.batch * kernel.saved_rows(p.len) * p.channels, p.acc)?;
+    let (params, mut access) = (&mut launch.params, Access::new(machine));
     params.dx = access.result(dx.as_mut())?;
     params.da = access.result(da.as_mut())?;
     params.db = access.result(db.as_mut())?;
     params.dc = access.result(dc.as_mut())?;
-    params.dh0 = access.result(dh0.as_mut())?;
-    // SAFETY: `access` has checked what is read, the saved states that `need_states` asks for included, and lives until
-    // after the launch; the gradients have the sizes and dtypes that the kernel writes.
-    unsafe { machine.launch(kernel, params) }?;
+    // SAFETY: the gradients have the size and dtype that the kernel writes, and `access` lives until after the launch.
+    let h0 = unsafe { launch.run(from, need_states) }?;
     drop(access);
-    let h0 = dh0.map(|storage| tensor(storage, p.state_dims()));
     Ok(Gradients { x: like_x(dx), a: like_x(da), b: like_x(db), c: like_x(dc), h0 })
+}
+
+/// The backward pass of a gated scan, as [`backward`].
+pub(crate) fn backward_gated<M: Machine>(
+    machine: &M,
+    p: &Problem,
+    inputs: &GatedInputs,
+    from: Given,
+    wanted: GatedWanted,
+) -> Result<GatedGradients> {
+    let (rows, columns) = (p.batch * p.len, PARTS * p.channels);
+    let results = |wanted: bool, elements: usize, dtype| wanted.then(|| machine.allocate(elements, dtype)).transpose();
+    let mut dp = results(wanted.p, rows * columns, p.dtype)?;
+    let mut y = results(wanted.y, rows * p.channels, p.out)?;
+    let (d_bias, h0) = if is_empty(p.dims().into()) {
+        let d_bias = wanted.a_bias.then(|| Tensor::zeros(p.channels, p.acc, &p.device)).transpose()?;
+        (d_bias, from.passed_on(machine, p, wanted.h0)?)
+    } else {
+        let mut launch = BackwardLaunch::new(machine, p, Terms::Gated(inputs), wanted.h0)?;
+        let tiles = p.batch * launch.params.chunks as usize;
+        let mut d_bias = results(wanted.a_bias, tiles * p.channels, p.acc)?;
+        let need_states = wanted.p || wanted.a_bias || wanted.y;
+        let (params, mut access) = (&mut launch.params, Access::new(machine));
+        let first = access.result(dp.as_mut())?;
+        let part = |n: usize| if first == 0 { 0 } else { first + (n * p.channels * p.dtype.size_in_bytes()) as u64 };
+        [params.da, params.db, params.dx, params.dc, params.dcb] = std::array::from_fn(part);
+        params.gradient_stride = columns as i64;
+        params.d_bias = access.result(d_bias.as_mut())?;
+        params.y_dtype = dtype_code(p.out)?;
+        params.y = access.result(y.as_mut())?;
+        // SAFETY: the gradients have the sizes and dtypes that the kernel writes, those of `p` in rows of `columns`, and
+        // `access` lives until after the launch.
+        let h0 = unsafe { launch.run(from, need_states) }?;
+        drop(access);
+        (d_bias.map(|sums| sum_of_rows(&tensor(sums, (tiles, p.channels)))).transpose()?, h0)
+    };
+    let y = y.map(|storage| tensor(storage, p.dims()));
+    Ok(GatedGradients { p: dp.map(|storage| tensor(storage, (p.batch, p.len, columns))), a_bias: d_bias, h0, y })
+}
+
+/// What a backward pass starts from.
+#[derive(Clone, Copy)]
+pub(crate) struct Given<'a> {
+    /// By the forward pass.
+    pub saved: Option<&'a Tensor>,
+    pub grad_y: Option<&'a Tensor>,
+    pub grad_last: Option<&'a Tensor>,
+}
+
+impl Given<'_> {
+    /// The gradient of the initial states of sequences without steps, if `wanted`.
+    fn passed_on<M: Machine>(self, machine: &M, p: &Problem, wanted: bool) -> Result<Option<Tensor>> {
+        wanted.then(|| passed_on(machine, p, self.grad_last)).transpose()
+    }
+}
+
+/// What the backward passes of both forms have in common.
+struct BackwardLaunch<'a, M: Machine> {
+    machine: &'a M,
+    p: &'a Problem,
+    terms: Terms<'a>,
+    kernel: Kernel,
+    params: Params,
+    dh0: Option<Storage>,
+}
+
+impl<'a, M: Machine> BackwardLaunch<'a, M> {
+    /// Checks the number of elements, which has its limit.
+    fn new(machine: &'a M, p: &'a Problem, terms: Terms<'a>, dh0: bool) -> Result<Self> {
+        let kernel = machine.kernel(terms.form(), Direction::Backward, p.dtype)?;
+        let params = kernel.params(p.dims().into())?;
+        let dh0 = dh0.then(|| machine.allocate(states(p), p.acc)).transpose()?;
+        Ok(Self { machine, p, terms, kernel, params, dh0 })
+    }
+
+    /// Launches the kernel, and returns the gradient of the initial states.
+    ///
+    /// # Safety
+    /// The addresses of the other gradients in `params` must be null, or those of memory of this machine that holds what the
+    /// kernel writes there, until it has run; where it computes them from states, `need_states` must be set.
+    unsafe fn run(self, from: Given, need_states: bool) -> Result<Option<Tensor>> {
+        let Self { machine, p, terms, kernel, mut params, mut dh0 } = self;
+        let computed = match from.saved {
+            None if need_states => forward(machine, p, terms, false, false, true)?.saved,
+            _ => None,
+        };
+        let saved = from.saved.or(computed.as_ref()).filter(|_| need_states).map(Held::new);
+        let (grad_y, grad_last) = (from.grad_y.map(Held::new), from.grad_last.map(Held::new));
+        let offsets = offsets(p)?;
+        let arguments = Arguments::new(terms, offsets.as_ref());
+        let mut access = Access::new(machine);
+        arguments.fill(&mut params, p, &mut access)?;
+        params.grad_y = access.operand(grad_y.as_ref(), p.dims().into(), p.out)?;
+        params.grad_last_state = access.contiguous(grad_last.as_ref(), states(p), p.acc)?;
+        let saved_states = p.batch * kernel.saved_rows(p.len) * p.channels;
+        params.saved_states = access.contiguous(saved.as_ref(), saved_states, p.acc)?;
+        params.dh0 = access.result(dh0.as_mut())?;
+        // SAFETY: `access` has checked what is read, the saved states that `need_states` asks for included, and lives until
+        // after the launch; the caller answers for what is written.
+        unsafe { machine.launch(kernel, params) }?;
+        drop(access);
+        Ok(dh0.map(|storage| tensor(storage, p.state_dims())))
+    }
 }
 
 /// Whether there is nothing to launch a kernel on.
@@ -176,28 +275,46 @@ impl<'a> Held<'a> {
 
 /// What both passes read.
 struct Arguments<'a> {
-    x: Held<'a>,
-    a: Held<'a>,
-    b: Held<'a>,
-    c: Option<Held<'a>>,
+    tensors: Tensors<'a>,
     h0: Option<Held<'a>>,
     /// Of packed sequences, in the device's memory.
     offsets: Option<Held<'a>>,
 }
 
+enum Tensors<'a> {
+    Plain { x: Held<'a>, a: Held<'a>, b: Held<'a>, c: Option<Held<'a>> },
+    Gated { p: Held<'a>, a_bias: Option<Held<'a>> },
+}
+
 impl<'a> Arguments<'a> {
-    fn new(inputs: &'a Inputs, offsets: Option<&'a Tensor>) -> Self {
-        let (c, h0) = (inputs.c.as_ref().map(Held::new), inputs.h0.as_ref().map(Held::new));
-        let offsets = offsets.map(Held::new);
-        Self { x: Held::new(&inputs.x), a: Held::new(&inputs.a), b: Held::new(&inputs.b), c, h0, offsets }
+    fn new(terms: Terms<'a>, offsets: Option<&'a Tensor>) -> Self {
+        let tensors = match terms {
+            Terms::Plain(Inputs { x, a, b, c, .. }) => {
+                Tensors::Plain { x: Held::new(x), a: Held::new(a), b: Held::new(b), c: c.as_ref().map(Held::new) }
+            }
+            Terms::Gated(GatedInputs { p, a_bias, .. }) => {
+                Tensors::Gated { p: Held::new(p), a_bias: a_bias.as_ref().map(Held::new) }
+            }
+        };
+        Self { tensors, h0: terms.h0().map(Held::new), offsets: offsets.map(Held::new) }
     }
 
     fn fill<'s, M: Machine>(&'s self, params: &mut Params, p: &Problem, access: &mut Access<'s, M>) -> Result<()> {
         let dims: [usize; 3] = p.dims().into();
-        params.x = access.operand(Some(&self.x), dims, p.dtype)?;
-        params.a = access.operand(Some(&self.a), dims, p.dtype)?;
-        params.b = access.operand(Some(&self.b), dims, p.dtype)?;
-        params.c = access.operand(self.c.as_ref(), dims, p.dtype)?;
+        match &self.tensors {
+            Tensors::Plain { x, a, b, c } => {
+                params.x = access.operand(Some(x), dims, p.dtype)?;
+                params.a = access.operand(Some(a), dims, p.dtype)?;
+                params.b = access.operand(Some(b), dims, p.dtype)?;
+                params.c = access.operand(c.as_ref(), dims, p.dtype)?;
+            }
+            Tensors::Gated { p: parts, a_bias } => {
+                let first = access.operand(Some(parts), [dims[0], dims[1], PARTS * dims[2]], p.dtype)?;
+                let part = |n: usize| first.offset((n * p.channels) as u64, p.dtype);
+                [params.a, params.b, params.x, params.c, params.cb] = std::array::from_fn(part);
+                params.a_bias = access.contiguous(a_bias.as_ref(), p.channels, p.acc)?;
+            }
+        }
         params.initial_state = access.contiguous(self.h0.as_ref(), states(p), p.acc)?;
         params.offsets = access.contiguous(self.offsets.as_ref(), p.num_sequences() + 1, DType::I64)?;
         params.reverse = p.reverse.into();

@@ -6,6 +6,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{DType, Device, Layout, Result, Storage, Tensor};
 
 use super::weights::Dtypes;
+use crate::backend::sum_of_rows;
 use crate::cpu::rows as cpu;
 
 /// The norm of rows, or the rows themselves where it has no weight; in the dtype of the products.
@@ -68,7 +69,7 @@ pub(super) fn add(ys: &Tensor, bias: &Tensor, residual: Option<&Tensor>, dtype: 
 pub(super) fn sum(t: &Tensor, dtypes: Dtypes) -> Result<Tensor> {
     match t.device() {
         Device::Cpu => cpu::sum(t),
-        _ => composed::sum(&t.to_dtype(dtypes.wide)?),
+        _ => sum_of_rows(&t.to_dtype(dtypes.wide)?),
     }
 }
 

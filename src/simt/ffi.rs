@@ -17,6 +17,8 @@ pub(super) struct Description {
     pub length: u32,
     pub steps: u32,
     pub vector: u32,
+    pub access: u32,
+    pub shared_bytes: u32,
     pub params_bytes: u32,
 }
 

@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 use candle_core::{bail, CpuStorage, DType, Device, Result, Storage};
 use half::{bf16, f16};
 
-use crate::cuda::params::{Direction, Kernel, Params};
+use crate::cuda::params::{Direction, Form, Kernel, Params};
 use crate::cuda::passes::Machine;
 
 /// Which compilation of the kernels.
@@ -102,8 +102,8 @@ pub fn self_test(schedules: u32) -> bool {
 }
 
 /// The name of an entry point for `dtype`, and the kernel behind it.
-fn describe(tiles: Tiles, direction: Direction, dtype: DType) -> Result<ffi::Description> {
-    let name = format!("quick_ssm_{}_vector", Kernel::new(direction, dtype)?.name());
+fn describe(tiles: Tiles, form: Form, direction: Direction, dtype: DType) -> Result<ffi::Description> {
+    let name = format!("quick_ssm_{}_vector", Kernel::new(form, direction, dtype)?.name());
     match ffi::describe(tiles as u32, &name)? {
         Some(description) => Ok(description),
         None => bail!("scan: the emulation has no kernel {name}"),
@@ -113,13 +113,13 @@ fn describe(tiles: Tiles, direction: Direction, dtype: DType) -> Result<ffi::Des
 impl Machine for Emulation {
     type Guard<'a> = ();
 
-    fn kernel(&self, direction: Direction, dtype: DType) -> Result<Kernel> {
-        let kernel = Kernel::new(direction, dtype)?;
+    fn kernel(&self, form: Form, direction: Direction, dtype: DType) -> Result<Kernel> {
+        let kernel = Kernel::new(form, direction, dtype)?;
         if self.tiles == Tiles::Real {
             return Ok(kernel);
         }
-        let backward = describe(self.tiles, Direction::Backward, dtype)?;
-        Ok(kernel.with_tile(describe(self.tiles, direction, dtype)?.tile(), backward.length))
+        let backward = describe(self.tiles, form, Direction::Backward, dtype)?;
+        Ok(kernel.with_tile(describe(self.tiles, form, direction, dtype)?.tile(), backward.length))
     }
 
     fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage> {

@@ -2,27 +2,38 @@ use super::*;
 
 const DTYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F64];
 const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Backward];
+const FORMS: [Form; 2] = [Form::Plain, Form::Gated];
+
+/// Every form, direction and dtype.
+fn kinds() -> impl Iterator<Item = (Form, Direction, DType)> {
+    FORMS.into_iter().flat_map(|form| {
+        DIRECTIONS.into_iter().flat_map(move |direction| DTYPES.into_iter().map(move |dtype| (form, direction, dtype)))
+    })
+}
 
 #[test]
 fn tiles_are_those_of_the_kernels() -> Result<()> {
-    for direction in DIRECTIONS {
-        for dtype in DTYPES {
-            let kernel = Kernel::new(direction, dtype)?;
-            for entry in ["vector", "element", "vector_packed", "element_packed"] {
-                let name = format!("quick_ssm_{}_{entry}", kernel.name());
-                for tiles in [Tiles::Real, Tiles::Tiny] {
-                    let found = ffi::describe(tiles as u32, &name)?.expect("a kernel");
-                    assert_eq!(found.params_bytes as usize, size_of::<Params>());
-                    let tile = Emulation::new(tiles).kernel(direction, dtype)?.tile();
-                    assert_eq!(found.tile(), tile, "{name} {tiles:?}");
-                    assert_eq!(
-                        (found.threads, found.channels, found.length),
-                        (tile.threads(), tile.channels(), tile.len())
-                    );
-                }
+    for (form, direction, dtype) in kinds() {
+        let kernel = Kernel::new(form, direction, dtype)?;
+        for entry in ["vector", "element", "vector_packed", "element_packed"] {
+            let name = format!("quick_ssm_{}_{entry}", kernel.name());
+            for tiles in [Tiles::Real, Tiles::Tiny] {
+                let found = ffi::describe(tiles as u32, &name)?.expect("a kernel");
+                assert_eq!(found.params_bytes as usize, size_of::<Params>());
+                let kernel = Emulation::new(tiles).kernel(form, direction, dtype)?;
+                let tile = kernel.tile();
+                assert_eq!(found.tile(), tile, "{name} {tiles:?}");
+                assert_eq!(
+                    (found.threads, found.channels, found.length),
+                    (tile.threads(), tile.channels(), tile.len())
+                );
+                assert_eq!(found.access, kernel.access(), "{name} {tiles:?}");
+                let offsets = u64::from(entry.ends_with("packed"));
+                let params = Params { offsets, ..Params::default() };
+                assert_eq!(found.shared_bytes, kernel.shared_bytes(&params), "{name} {tiles:?}");
             }
-            assert_eq!(describe(Tiles::Real, direction, dtype)?.tile(), kernel.tile());
         }
+        assert_eq!(describe(Tiles::Real, form, direction, dtype)?.tile(), kernel.tile());
     }
     assert_eq!(ffi::describe(0, "quick_ssm_forward_u8_vector")?, None);
     Ok(())
@@ -31,14 +42,17 @@ fn tiles_are_those_of_the_kernels() -> Result<()> {
 #[test]
 fn saved_states_lie_where_the_backward_pass_looks_for_them() -> Result<()> {
     for tiles in [Tiles::Real, Tiles::Tiny] {
-        for dtype in DTYPES {
-            let [forward, backward] = DIRECTIONS.map(|direction| Emulation::new(tiles).kernel(direction, dtype));
-            let (forward, backward) = (forward?, backward?);
-            for len in [1usize, 31, 32, 33, 1000] {
-                let rows = len.div_ceil(backward.tile().len() as usize);
-                assert_eq!((forward.saved_rows(len), backward.saved_rows(len)), (rows, rows));
-                for kernel in [forward, backward] {
-                    assert_eq!(1 << kernel.params([1, len, 1])?.saved_shift, backward.tile().len());
+        for form in FORMS {
+            for dtype in DTYPES {
+                let [forward, backward] =
+                    DIRECTIONS.map(|direction| Emulation::new(tiles).kernel(form, direction, dtype));
+                let (forward, backward) = (forward?, backward?);
+                for len in [1usize, 31, 32, 33, 1000] {
+                    let rows = len.div_ceil(backward.tile().len() as usize);
+                    assert_eq!((forward.saved_rows(len), backward.saved_rows(len)), (rows, rows));
+                    for kernel in [forward, backward] {
+                        assert_eq!(1 << kernel.params([1, len, 1])?.saved_shift, backward.tile().len());
+                    }
                 }
             }
         }
@@ -48,24 +62,21 @@ fn saved_states_lie_where_the_backward_pass_looks_for_them() -> Result<()> {
 
 #[test]
 fn plans_and_workspaces_are_those_of_the_kernels() -> Result<()> {
-    for direction in DIRECTIONS {
-        for dtype in DTYPES {
-            for tiles in [Tiles::Real, Tiles::Tiny] {
-                let kernel = Emulation::new(tiles).kernel(direction, dtype)?;
-                let tile = kernel.tile();
-                let acc_bytes = if dtype == DType::F64 { 8 } else { 4 };
-                for chunks in [1, 2, 7, 8, 15, 16, 17, 63, 64, 255, 256, 4_000, 1 << 20] {
-                    for channel_tiles in [1, 7, 8, 9, 48] {
-                        for batch in [1, 3] {
-                            let len = (chunks * tile.len()) as usize;
-                            let params = kernel.params([batch, len, (channel_tiles * tile.channels()) as usize])?;
-                            let plan = params.look_back;
-                            let words = [&[plan.levels][..], &plan.shift, &plan.begin, &[plan.rows]].concat();
-                            let (want, bytes) =
-                                ffi::plan(chunks, channel_tiles, batch as u32, tile.channels(), acc_bytes);
-                            assert_eq!(words, want, "{chunks} chunks, {channel_tiles} tiles of channels");
-                            assert_eq!(kernel.workspace_bytes(&params), bytes);
-                        }
+    for (form, direction, dtype) in kinds() {
+        for tiles in [Tiles::Real, Tiles::Tiny] {
+            let kernel = Emulation::new(tiles).kernel(form, direction, dtype)?;
+            let tile = kernel.tile();
+            let acc_bytes = if dtype == DType::F64 { 8 } else { 4 };
+            for chunks in [1, 2, 7, 8, 15, 16, 17, 63, 64, 255, 256, 4_000, 1 << 20] {
+                for channel_tiles in [1, 7, 8, 9, 48] {
+                    for batch in [1, 3] {
+                        let len = (chunks * tile.len()) as usize;
+                        let params = kernel.params([batch, len, (channel_tiles * tile.channels()) as usize])?;
+                        let plan = params.look_back;
+                        let words = [&[plan.levels][..], &plan.shift, &plan.begin, &[plan.rows]].concat();
+                        let (want, bytes) = ffi::plan(chunks, channel_tiles, batch as u32, tile.channels(), acc_bytes);
+                        assert_eq!(words, want, "{chunks} chunks, {channel_tiles} tiles of channels");
+                        assert_eq!(kernel.workspace_bytes(&params), bytes);
                     }
                 }
             }

@@ -85,6 +85,7 @@ bool Checker::run(const Problem& p, const Operands& in, const Request& request, 
     params.channels = static_cast<uint32_t>(p.channels);
     params.sequences = p.packed() ? static_cast<uint32_t>(p.rows()) : 0;
     params.y_dtype = p.y_dtype;
+    params.gradient_stride = p.channels;
     params.reverse = p.reverse;
     while ((1u << params.saved_shift) < backward.length) ++params.saved_shift;
 
@@ -184,7 +185,7 @@ uint32_t Checker::access_width(Variant variant, uint32_t dtype) {
     const std::string type = kTypeNames[dtype];
     machine_.describe(variant, "quick_ssm_forward_" + type + "_vector", forward);
     machine_.describe(variant, "quick_ssm_backward_" + type + "_vector", backward);
-    return std::max(forward.vector, backward.vector);
+    return std::max(forward.access, backward.access);
 }
 
 void Checker::sizes(Variant variant) {

@@ -19,8 +19,14 @@ static const simt::Kernel* find(uint32_t variant, const char* name) {
 extern "C" int quick_ssm_simt_describe(uint32_t variant, const char* name, quick_ssm_simt_kernel* out) {
     const simt::Kernel* kernel = find(variant, name);
     if (!kernel) return -1;
-    *out = {kernel->threads, kernel->channels, kernel->length,
-            kernel->steps,   kernel->vector,   static_cast<uint32_t>(kernel->params_bytes)};
+    *out = {kernel->threads,
+            kernel->channels,
+            kernel->length,
+            kernel->steps,
+            kernel->vector,
+            kernel->access,
+            static_cast<uint32_t>(kernel->shared_bytes),
+            static_cast<uint32_t>(kernel->params_bytes)};
     return 0;
 }
 

@@ -43,9 +43,10 @@ private:
 
 // Without a barrier something must go wrong under some interleaving.
 void removed_barriers(Emulation& emulation, Checker& checker) {
-    const char* const barriers[] = {"ticket drawn",           "segments scanned",          "segments combined",
-                                    "entering state written", "entering gradient written", "parts written",
-                                    "parts read",             "boundary search",           "marks written"};
+    const char* const barriers[] = {"ticket drawn",           "tile loaded",               "segments scanned",
+                                    "segments combined",      "entering state written",    "entering gradient written",
+                                    "parts written",          "parts read",                "boundary search",
+                                    "marks written"};
     for (const char* barrier : barriers) {
         bool caught = false;
         for (uint32_t seed = 1; seed <= 40 && !caught; ++seed) {

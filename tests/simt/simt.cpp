@@ -13,7 +13,7 @@ namespace simt {
 namespace {
 
 constexpr size_t kStackBytes = 64 << 10;
-constexpr size_t kSharedLimit = 48 << 10;
+constexpr size_t kSharedLimit = 99 << 10;  // of the smaller ones among the cards
 constexpr size_t kSharedGuard = 256;
 constexpr unsigned char kGuardByte = 0xa5;
 constexpr uint64_t kSpinLimit = 1 << 21;
@@ -36,6 +36,12 @@ enum class State { kNew, kReady, kWaiting, kDone };
 
 struct Block;
 
+struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+};
+
 struct Fiber {
     char* stack = nullptr;
     jmp_buf jump;
@@ -45,6 +51,7 @@ struct Fiber {
     const char* barrier = nullptr;
     bool predicate = false;
     int count = 0;
+    std::vector<Copy> copies;  // that it has not waited for
 };
 
 struct Block {
@@ -162,7 +169,7 @@ bool start_block(Block& block) {
     block.shared_bytes = 0;
     block.waiting = block.done = 0;
     block.active = true;
-    block.memory.assign(kSharedLimit + kSharedGuard, 0xff);
+    block.memory.assign(machine.launch.kernel->shared_bytes + kSharedGuard, 0xff);
     for (uint32_t i = 0; i < block.threads; ++i) {
         Fiber& fiber = block.fibers[i];
         if (!fiber.stack && !(fiber.stack = make_stack())) return false;
@@ -170,6 +177,7 @@ bool start_block(Block& block) {
         fiber.index = static_cast<int>(i);
         fiber.state = State::kNew;
         fiber.barrier = nullptr;
+        fiber.copies.clear();
         machine.ready.push_back(&fiber);
     }
     return true;
@@ -243,6 +251,7 @@ bool coin() { return machine.random.below(2) == 0; }
 void* shared(size_t bytes) {
     Block& block = *machine.current->block;
     if (bytes > kSharedLimit) fail("%zu bytes of shared memory, the limit is %zu", bytes, kSharedLimit);
+    if (bytes != machine.launch.kernel->shared_bytes) fail("shared memory is not what the launch gives");
     if (block.shared_bytes == 0) {
         block.shared_bytes = bytes;
         memset(block.memory.data() + bytes, kGuardByte, kSharedGuard);
@@ -252,9 +261,29 @@ void* shared(size_t bytes) {
     return block.memory.data();
 }
 
-void shared_access(int index, int size) {
+void shared_index(int index, int size) {
     if (index < 0 || index >= size) fail("index %d of a shared array of %d", index, size);
     if (machine.random.below(kSharedYield) == 0) yield();
+}
+
+void shared_access(const void* address, size_t alignment) {
+    const Block& block = *machine.current->block;
+    const uintptr_t at = reinterpret_cast<uintptr_t>(address), first = reinterpret_cast<uintptr_t>(block.memory.data());
+    if (at < first || at + alignment > first + block.shared_bytes) fail("access outside of shared memory");
+    if ((at - first) % alignment != 0) fail("misaligned access of %zu bytes to shared memory", alignment);
+    if (machine.random.below(kSharedYield) == 0) yield();
+}
+
+// A copy may come at any time: who reads what it overwrites, or what it has not brought yet, reads NaN.
+void copy_async(void* shared, const void* global, size_t bytes) {
+    shared_access(shared, bytes);
+    memset(shared, 0xff, bytes);
+    machine.current->copies.push_back({shared, global, bytes});
+}
+
+void wait_for_copies() {
+    for (const Copy& copy : machine.current->copies) memcpy(copy.to, copy.from, copy.bytes);
+    machine.current->copies.clear();
 }
 
 void barrier(const char* name) { barrier_count(name, false); }

@@ -19,7 +19,9 @@ typedef struct {
     uint32_t channels;     /* of a tile */
     uint32_t length;       /* of a tile, in steps */
     uint32_t steps;        /* of a segment */
-    uint32_t vector;       /* elements per access of a `_vector` kernel */
+    uint32_t vector;       /* channels of a thread */
+    uint32_t access;       /* elements per access of a `_vector` kernel */
+    uint32_t shared_bytes; /* shared memory of a block */
     uint32_t params_bytes; /* size of the parameter struct */
 } quick_ssm_simt_kernel;
 

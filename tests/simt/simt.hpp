@@ -26,7 +26,12 @@ uint32_t grid_blocks();
 
 // The shared memory of the calling thread's block: NaN everywhere when the block starts, its end guarded.
 void* shared(size_t bytes);
-void shared_access(int index, int size);
+void shared_index(int index, int size);
+void shared_access(const void* address, size_t alignment);
+
+// A copy from global to shared memory: NaN until the calling thread waits for all of its copies.
+void copy_async(void* shared, const void* global, size_t bytes);
+void wait_for_copies();
 
 // All threads of a block must arrive at the same barrier. `barrier_count` returns how many arrived with true.
 void barrier(const char* name);
@@ -50,7 +55,9 @@ struct Kernel {
     uint32_t channels;  // of a tile
     uint32_t length;    // of a tile, in steps
     uint32_t steps;     // of a segment
-    uint32_t vector;    // elements per access of a vector kernel
+    uint32_t vector;    // channels per thread
+    uint32_t access;    // elements per access of a vector kernel
+    size_t shared_bytes;
     size_t params_bytes;
 };
 
@@ -63,8 +70,8 @@ struct Registration {
 template <class K>
 Kernel describe(const char* name, void (*run)(const void*)) {
     using Tile = typename K::Tile;
-    return {name,          run,          Tile::kThreads, Tile::kChannels,
-            Tile::kLength, Tile::kSteps, Tile::kVector,  sizeof(typename K::Arguments)};
+    return {name,          run,           Tile::kThreads,             Tile::kChannels,               Tile::kLength,
+            Tile::kSteps,  Tile::kVector, Tile::kAccess, sizeof(typename K::Shared), sizeof(typename K::Arguments)};
 }
 
 struct Launch {

@@ -2,6 +2,8 @@
 
 use candle_core::{DType, Result, Tensor, D};
 
+use crate::backend::sum_of_rows;
+
 /// `x w / sqrt(mean(x^2) + eps)` of every row.
 pub(super) fn norm(xs: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let xs = xs.to_dtype(weight.dtype())?;
@@ -36,7 +38,7 @@ pub(super) fn norm_backward(
         let dx = (grad - unit.broadcast_mul(&mean)?)?.broadcast_mul(&scale)?;
         residual.map_or_else(|| Ok(dx.clone()), |r| &dx + r.to_dtype(wide)?)
     };
-    let dw = || sum(&(&grad * &unit)?);
+    let dw = || sum_of_rows(&(&grad * &unit)?);
     Ok((want_xs.then(dx).transpose()?, want_weight.then(dw).transpose()?))
 }
 
@@ -44,11 +46,6 @@ pub(super) fn norm_backward(
 pub(super) fn add(ys: &Tensor, bias: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
     let sum = ys.to_dtype(bias.dtype())?.broadcast_add(bias)?;
     residual.map_or_else(|| Ok(sum.clone()), |r| &sum + r.to_dtype(bias.dtype())?)
-}
-
-/// The sum of rows. A product takes them in the order of memory, where candle's sum strides through it.
-pub(super) fn sum(t: &Tensor) -> Result<Tensor> {
-    Tensor::ones((1, t.dim(0)?), t.dtype(), t.device())?.matmul(t)?.squeeze(0)
 }
 
 #[cfg(test)]
@@ -112,7 +109,7 @@ mod tests {
                     );
                     assert_close(&add(&grad, &weight, residual)?, &sum, tolerance)?;
                 }
-                assert_close(&sum(&grad.to_dtype(wide)?)?, &cpu::sum(&grad)?, tolerance)?;
+                assert_close(&sum_of_rows(&grad.to_dtype(wide)?)?, &cpu::sum(&grad)?, tolerance)?;
             }
         }
         Ok(())

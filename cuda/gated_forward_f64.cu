@@ -1,0 +1,3 @@
+#include "entries.cuh"
+
+QUICK_SSM_ENTRIES(quick_ssm_gated_forward_f64, Forward, Gated, Double)

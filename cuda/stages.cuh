@@ -1,0 +1,103 @@
+// Tiles of the inputs in shared memory: while a block computes one, the next one is on its way.
+//
+// A `_vector` kernel has 16 bytes at a time copied without registers, and waits for them only when it needs the tile; an
+// `_element` kernel, for tensors of any layout, reads the elements and stores them.
+#pragma once
+
+#include "params.cuh"
+#include "tile.cuh"
+
+namespace QUICK_SSM_NAMESPACE {
+
+// `kInputs` tensors of the type of the tile.
+template <class Tile, int kInputs, bool kVectorised>
+class Stages {
+public:
+    using T = typename Tile::Value;
+    static constexpr int kVector = Tile::kVector;
+    static constexpr int kTileBytes = Tile::kLength * Tile::kRowBytes;
+
+    struct alignas(16) Shared {
+        unsigned char bytes[2][kInputs][kTileBytes];
+    };
+
+    QUICK_SSM_DEVICE explicit Stages(Shared& shared) : shared_(shared) {}
+
+    // From now on the other stage is the one that is read, and what was loaded is there, once all threads have been at a
+    // barrier.
+    QUICK_SSM_DEVICE void advance() {
+        if constexpr (kVectorised) wait_for_copies();
+        current_ ^= 1;
+    }
+
+    // Loads a tile of one input into the stage that is not read. All threads take part. Steps and channels beyond the
+    // tensor get `fill`, and so does all where the input is not needed.
+    QUICK_SSM_DEVICE void load(const Params& params, const Operand& operand, int input, bool needed, float fill,
+                               uint32_t column, uint32_t chunk) {
+        constexpr int kPiece = kVectorised ? Tile::kAccess : 1;  // elements
+        constexpr int kPieces = Tile::kChannels / kPiece;        // of a row
+        constexpr int kRows = Tile::kThreads / kPieces;          // that all threads together load at once
+        static_assert(Tile::kThreads % kPieces == 0, "a thread stays in its column");
+        const int64_t time = static_cast<int64_t>(chunk) * Tile::kLength;
+        const int row = thread_index() / kPieces, place = thread_index() % kPieces * kPiece;
+        const uint32_t channel = column % params.channel_tiles * Tile::kChannels + static_cast<uint32_t>(place);
+        const int64_t left = params.length - time;
+        const bool inside = needed && operand.data && channel < params.channels;
+        const int steps = !inside ? 0 : left < Tile::kLength ? static_cast<int>(left) : Tile::kLength;
+
+        const int64_t first = params.reverse ? params.length - 1 - time - row : time + row;
+        const int64_t step = (params.reverse ? -kRows : kRows) * operand.time_stride;
+        const T* from = static_cast<const T*>(operand.data) +
+                        column / params.channel_tiles * operand.batch_stride + first * operand.time_stride +
+                        (kVectorised ? channel : static_cast<int64_t>(channel) * operand.channel_stride);
+        unsigned char* to = shared_.bytes[current_ ^ 1][input] + row * Tile::kRowBytes + place * static_cast<int>(sizeof(T));
+        QUICK_SSM_UNROLL
+        for (int i = 0; i * kRows < Tile::kLength; ++i) {
+            const int at = i * kRows + row;
+            if (Tile::kLength % kRows != 0 && at >= Tile::kLength) break;
+            if (at < steps) {
+                if constexpr (kVectorised) {
+                    copy_async<Tile::kAccessBytes>(to, from);
+                } else {
+                    store_shared_value(to, load_value(from));
+                }
+            } else {
+                QUICK_SSM_UNROLL
+                for (int j = 0; j < kPiece; ++j) store_shared_value(to + j * sizeof(T), encode_value<T>(fill));
+            }
+            from += step;
+            to += kRows * Tile::kRowBytes;
+        }
+    }
+
+    // Neighbouring elements of an input at a step of the tile that is read.
+    QUICK_SSM_DEVICE Pack<T, kVector> read(int input, int step, int lane) const {
+        Pack<T, kVector> pack;
+        load_shared_words(shared_.bytes[current_][input] + step * Tile::kRowBytes +
+                              lane * kVector * static_cast<int>(sizeof(T)),
+                          pack.words);
+        return pack;
+    }
+
+private:
+    Shared& shared_;
+    int current_ = 1;
+};
+
+// What was read of one step of the channels of a thread; `step(v)` is the view of one of them that a form takes.
+template <class Stage, int kInputs>
+class StepInputs {
+public:
+    QUICK_SSM_DEVICE StepInputs(const Stage& stages, int step, int lane) {
+        QUICK_SSM_UNROLL
+        for (int input = 0; input < kInputs; ++input) packs_[input] = stages.read(input, step, lane);
+    }
+    QUICK_SSM_DEVICE auto operator[](int v) const {
+        return [this, v](int input) { return packs_[input][v]; };
+    }
+
+private:
+    Pack<typename Stage::T, Stage::kVector> packs_[kInputs];
+};
+
+}  // namespace QUICK_SSM_NAMESPACE
