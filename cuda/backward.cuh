@@ -24,6 +24,7 @@ struct Backward {
     using Acc = typename Tile::Acc;
     using Operator = CarryOperator<Acc, kPacked>;
     using TileLookBack = LookBack<Tile, kPacked>;
+    using TileTickets = Tickets<Tile, true>;
     using TileRows = Rows<Tile, kVectorised>;
     using TileStages = Stages<Tile, Form::kInputs + 1, kVectorised>;
     using Inputs = StepInputs<TileStages, Form::kInputs>;
@@ -35,55 +36,67 @@ struct Backward {
         typename TileStages::Shared stages;
         SharedArray<Carry<Acc>, Tile::kSegments * Tile::kChannels> segments;
         typename TileLookBack::Shared look_back;
-        // The z of each segment, whose gates are in `segments`; at the end what it adds to the gradient of the bias.
-        SharedArray<Acc, Tile::kSegments * Tile::kChannels> adjoints;
+        // The same of z; at the end, in its states, what each segment adds to the gradient of the bias.
+        SharedArray<Carry<Acc>, Tile::kSegments * Tile::kChannels> adjoints;
         SharedArray<Acc, Tile::kChannels> entering;
-        Tickets::Shared tickets;
+        typename TileTickets::Shared tickets;
         SequenceMarks<Tile, kPacked> marks;
     };
 
     QUICK_SSM_DEVICE static void run(const Params& params) {
         QUICK_SSM_SHARED(Shared, shared);
-        Tickets tickets(params, shared.tickets);
+        TileTickets tickets(params, shared.tickets);
         TileStages stages(shared.stages);
-        uint32_t ticket = tickets.next();
-        load(params, stages, ticket);
-        while (ticket < params.batch * params.channel_tiles * params.chunks) {
-            stages.advance();
+        announce(params, stages, tickets);
+        QUICK_SSM_BARRIER("ticket drawn");
+        Place place = tickets.next();
+        load(params, stages, place);
+        stages.advance();
+        QUICK_SSM_BARRIER("ticket read");
+        tickets.draw();
+        announce(params, stages, tickets);
+        while (place.chunk != Place::kNone) {
             QUICK_SSM_BARRIER("tile loaded");
-            ticket = tile(params, shared, stages, tickets, ticket);
+            const Place next = tickets.next();
+            load(params, stages, next);
+            tile(params, shared, stages, tickets, place);
+            stages.advance();
+            place = next;
         }
         tickets.finish();
     }
 
 private:
-    // Tickets count chunks from the end of time.
-    QUICK_SSM_DEVICE static void load(const Params& params, TileStages& stages, uint32_t ticket) {
-        const uint32_t columns = params.batch * params.channel_tiles;
-        if (ticket >= columns * params.chunks) return;
-        const uint32_t column = ticket % columns, chunk = params.chunks - 1 - ticket / columns;
+    QUICK_SSM_DEVICE static void announce(const Params& params, TileStages& stages, const TileTickets& tickets) {
+        if (!tickets.owner()) return;
+        const Place place = tickets.announce(params);
+        QUICK_SSM_UNROLL
+        for (int input = 0; input < Form::kInputs; ++input) {
+            stages.aim(params, Form::operand(params, input), input, place);
+        }
+        stages.aim(params, params.grad_y, kGradY, place);
+    }
+
+    QUICK_SSM_DEVICE static void load(const Params& params, TileStages& stages, const Place& place) {
+        if (place.chunk == Place::kNone) return;
         QUICK_SSM_UNROLL
         for (int input = 0; input < Form::kInputs; ++input) {
             stages.load(params, Form::operand(params, input), input, Form::backward_reads(params, input),
-                        Form::fill(input), column, chunk);
+                        Form::fill(input), place);
         }
-        if (params.grad_y.dtype == Element<T>::kType) {
-            stages.load(params, params.grad_y, kGradY, true, 0, column, chunk);
-        }
+        if (params.grad_y.dtype == Element<T>::kType) stages.load(params, params.grad_y, kGradY, true, 0, place);
     }
 
-    // Computes a tile and returns the next ticket, whose tile is on its way then.
-    QUICK_SSM_DEVICE static uint32_t tile(const Params& params, Shared& shared, TileStages& stages, Tickets& tickets,
-                                          uint32_t ticket) {
-        const uint32_t columns = params.batch * params.channel_tiles;
-        const uint32_t column = ticket % columns, order = ticket / columns, chunk = params.chunks - 1 - order;
-        const TileRows rows(params, column, chunk);
-        tickets.draw();
+    // Computes a tile, and draws the one after the next.
+    QUICK_SSM_DEVICE static void tile(const Params& params, Shared& shared, TileStages& stages, TileTickets& tickets,
+                                      const Place& place) {
+        const uint32_t order = params.chunks - 1 - place.chunk;
+        const TileRows rows(params, place);
 
         SegmentMarks<Tile, kPacked> marks;
         if constexpr (kPacked) {
-            mark_sequences<Tile>(params, static_cast<int64_t>(chunk) * Tile::kLength, rows, params.grad_last_state,
-                                 params.dh0, shared.marks);
+            mark_sequences<Tile>(params, static_cast<int64_t>(place.chunk) * Tile::kLength, rows,
+                                 params.grad_last_state, params.dh0, shared.marks);
             marks.read(shared.marks, rows.segment());
         }
 
@@ -92,49 +105,51 @@ private:
         for (int v = 0; v < kVector; ++v) {
             bias[v] = Form::kBias ? rows.load_state(params.a_bias, 0, rows.channel(v)) : 0;
         }
+        const Acc saved = saved_state(params, rows, place.chunk);
         Acc gates[kSteps][kVector], states[kSteps][kVector], g[kSteps][kVector];
         load_grad_y(params, rows, stages, g);
         scan_segment(params, shared, rows, stages, marks, bias, gates, states, g);
-        tickets.announce();
         QUICK_SSM_BARRIER("segments scanned");
 
-        // The first kChannels threads carry on with the tile as a whole. Once its carry is published, the next tile
-        // can come.
-        const uint32_t next = tickets.next();
+        // The first kChannels threads carry on with the tile as a whole.
         const int slot = thread_index();
-        const TileLookBack look_back(params, shared.look_back, tickets.tag(), column, order);
+        const TileLookBack look_back(params, shared.look_back, tickets.tag(), place.column, order);
         Carry<Acc> own = Operator::nothing();
         Acc initial = 0;
         if (slot < Tile::kChannels) {
-            own = combine_segments(params, shared, rows, chunk, slot);
+            own = combine_adjoints(shared, slot);
             if (!kPacked && order == 0) {
                 initial = rows.load_state(params.grad_last_state, rows.batch(), rows.slot_channel(slot));
             }
             if (Form::needs_z(params)) look_back.publish(slot, own, initial);
         }
-        load(params, stages, next);
+        if (combines_states()) combine_states(shared, slot % Tile::kChannels, saved);
         QUICK_SSM_BARRIER("segments combined");
 
         // While the carries of other tiles arrive.
         write_readout_gradients(params, shared, rows, stages, marks, gates, states, g);
-        if (!Form::needs_z(params)) return next;
+        if (!Form::needs_z(params)) {
+            tickets.draw();
+            announce(params, stages, tickets);
+            return;
+        }
 
         const Acc entering = look_back.entering(own, initial);
         if (slot < Tile::kChannels) shared.entering[slot] = entering;
         QUICK_SSM_BARRIER("entering gradient written");
+        tickets.draw();
         write_state_gradients(params, shared, rows, stages, marks, bias, gates, states, g);
         if (Form::kBias && params.d_bias) {
             QUICK_SSM_BARRIER("bias gradients written");
             if (slot < Tile::kChannels) {
                 Acc sum = 0;
                 QUICK_SSM_UNROLL
-                for (int segment = 0; segment < Tile::kSegments; ++segment) {
-                    sum += shared.adjoints[segment * Tile::kChannels + slot];
-                }
-                rows.store_slot(params.d_bias, static_cast<int64_t>(rows.batch()) * params.chunks + chunk, slot, sum);
+                for (int i = 0; i < Tile::kSegments; ++i) sum += shared.adjoints[i * Tile::kChannels + slot].state;
+                const int64_t row = static_cast<int64_t>(rows.batch()) * params.chunks + place.chunk;
+                rows.store_slot(params.d_bias, row, slot, sum);
             }
         }
-        return next;
+        announce(params, stages, tickets);
     }
 
     QUICK_SSM_DEVICE static void load_grad_y(const Params& params, const TileRows& rows, const TileStages& stages,
@@ -180,36 +195,45 @@ private:
                 if (marks.ends(s)) z = grad_last_state(params, shared, rows, s, v);
                 z = gates[s][v] * (adjoint[s][v] + z);
             }
-            shared.segments[rows.entry(v)] = {Operator::gate_of(carry[v].gate), carry[v].state};
-            shared.adjoints[rows.entry(v)] = z;
+            const Acc gate = Operator::gate_of(carry[v].gate);
+            shared.segments[rows.entry(v)] = {gate, carry[v].state};
+            shared.adjoints[rows.entry(v)] = {gate, z};
         }
     }
 
-    // Leaves with each segment the state that enters it, and the carry of z over all later segments; returns the
-    // carry of z over the tile.
-    QUICK_SSM_DEVICE static Carry<Acc> combine_segments(const Params& params, Shared& shared, const TileRows& rows,
-                                                        uint32_t chunk, int slot) {
-        Acc h = 0;
-        if (Form::needs_h(params)) {
-            const int64_t spacing = int64_t{1} << params.saved_shift;
-            const int64_t saved_rows = (params.length + spacing - 1) >> params.saved_shift;
-            h = rows.load_state(params.saved_states, rows.batch() * saved_rows + chunk, rows.slot_channel(slot));
-        }
+    // Who combines the states: other threads than those that combine z, where there are any.
+    QUICK_SSM_DEVICE static bool combines_states() {
+        return thread_index() / Tile::kChannels == (Tile::kParts > 1 ? 1 : 0);
+    }
+    // The state before the tile, for one of these. It is there when it is needed.
+    QUICK_SSM_DEVICE static Acc saved_state(const Params& params, const TileRows& rows, uint32_t chunk) {
+        if (!combines_states() || !Form::needs_h(params)) return 0;
+        const int64_t spacing = int64_t{1} << params.saved_shift;
+        const int64_t saved_rows = (params.length + spacing - 1) >> params.saved_shift;
+        return rows.load_state(params.saved_states, rows.batch() * saved_rows + chunk,
+                               rows.slot_channel(thread_index() % Tile::kChannels));
+    }
+    // Leaves with each segment the state that enters it.
+    QUICK_SSM_DEVICE static void combine_states(Shared& shared, int slot, Acc h) {
+        Carry<Acc> segments[Tile::kSegments];
         QUICK_SSM_UNROLL
-        for (int segment = 0; segment < Tile::kSegments; ++segment) {
-            Carry<Acc>& entry = shared.segments[segment * Tile::kChannels + slot];
-            const Acc after = Operator::apply(entry, h);
-            entry.state = h;
-            h = after;
+        for (int i = 0; i < Tile::kSegments; ++i) segments[i] = shared.segments[i * Tile::kChannels + slot];
+        QUICK_SSM_UNROLL
+        for (int i = 0; i < Tile::kSegments; ++i) {
+            shared.segments[i * Tile::kChannels + slot].state = h;
+            h = Operator::apply(segments[i], h);
         }
+    }
+    // Leaves with each segment the carry of z over all later segments; returns that over the tile.
+    QUICK_SSM_DEVICE static Carry<Acc> combine_adjoints(Shared& shared, int slot) {
+        Carry<Acc> segments[Tile::kSegments];
+        QUICK_SSM_UNROLL
+        for (int i = 0; i < Tile::kSegments; ++i) segments[i] = shared.adjoints[i * Tile::kChannels + slot];
         Carry<Acc> later = Operator::nothing();
         QUICK_SSM_UNROLL
-        for (int segment = Tile::kSegments - 1; segment >= 0; --segment) {
-            const int index = segment * Tile::kChannels + slot;
-            const Carry<Acc> here = {shared.segments[index].gate, shared.adjoints[index]};
-            shared.segments[index].gate = later.gate;
-            shared.adjoints[index] = later.state;
-            later = Operator::combine(later, here);
+        for (int i = Tile::kSegments - 1; i >= 0; --i) {
+            shared.adjoints[i * Tile::kChannels + slot] = later;
+            later = Operator::combine(later, segments[i]);
         }
         return later;
     }
@@ -264,8 +288,7 @@ private:
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) {
             const int entry = rows.entry(v);
-            z[v] = Operator::apply({shared.segments[entry].gate, shared.adjoints[entry]},
-                                   shared.entering[rows.slot(v)]);
+            z[v] = Operator::apply(shared.adjoints[entry], shared.entering[rows.slot(v)]);
             of_bias[v] = 0;
         }
         QUICK_SSM_UNROLL
@@ -298,7 +321,7 @@ private:
         }
         if (Form::kBias && params.d_bias) {
             QUICK_SSM_UNROLL
-            for (int v = 0; v < kVector; ++v) shared.adjoints[rows.entry(v)] = of_bias[v];
+            for (int v = 0; v < kVector; ++v) shared.adjoints[rows.entry(v)].state = of_bias[v];
         }
     }
 

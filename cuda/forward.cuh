@@ -20,6 +20,7 @@ struct Forward {
     using Acc = typename Tile::Acc;
     using Operator = CarryOperator<Acc, kPacked>;
     using TileLookBack = LookBack<Tile, kPacked>;
+    using TileTickets = Tickets<Tile, false>;
     using TileRows = Rows<Tile, kVectorised>;
     using TileStages = Stages<Tile, Form::kInputs, kVectorised>;
     using Inputs = StepInputs<TileStages, Form::kInputs>;
@@ -31,60 +32,73 @@ struct Forward {
         SharedArray<Carry<Acc>, Tile::kSegments * Tile::kChannels> segments;
         typename TileLookBack::Shared look_back;
         SharedArray<Acc, Tile::kChannels> entering;
-        Tickets::Shared tickets;
+        typename TileTickets::Shared tickets;
         SequenceMarks<Tile, kPacked> marks;
     };
 
     QUICK_SSM_DEVICE static void run(const Params& params) {
         QUICK_SSM_SHARED(Shared, shared);
-        Tickets tickets(params, shared.tickets);
+        TileTickets tickets(params, shared.tickets);
         TileStages stages(shared.stages);
-        uint32_t ticket = tickets.next();
-        load(params, stages, ticket);
-        while (ticket < params.batch * params.channel_tiles * params.chunks) {
-            stages.advance();
+        announce(params, stages, tickets);
+        QUICK_SSM_BARRIER("ticket drawn");
+        Place place = tickets.next();
+        load(params, stages, place);
+        stages.advance();
+        QUICK_SSM_BARRIER("ticket read");
+        tickets.draw();
+        announce(params, stages, tickets);
+        while (place.chunk != Place::kNone) {
             QUICK_SSM_BARRIER("tile loaded");
-            ticket = tile(params, shared, stages, tickets, ticket);
+            const Place next = tickets.next();
+            load(params, stages, next);
+            tile(params, shared, stages, tickets, place);
+            stages.advance();
+            place = next;
         }
         tickets.finish();
     }
 
 private:
-    QUICK_SSM_DEVICE static void load(const Params& params, TileStages& stages, uint32_t ticket) {
-        const uint32_t columns = params.batch * params.channel_tiles;
-        if (ticket >= columns * params.chunks) return;
+    QUICK_SSM_DEVICE static void announce(const Params& params, TileStages& stages, const TileTickets& tickets) {
+        if (!tickets.owner()) return;
+        const Place place = tickets.announce(params);
         QUICK_SSM_UNROLL
         for (int input = 0; input < Form::kInputs; ++input) {
-            stages.load(params, Form::operand(params, input), input, Form::forward_reads(params, input),
-                        Form::fill(input), ticket % columns, ticket / columns);
+            stages.aim(params, Form::operand(params, input), input, place);
         }
     }
 
-    // Computes a tile and returns the next ticket, whose tile is on its way then.
-    QUICK_SSM_DEVICE static uint32_t tile(const Params& params, Shared& shared, TileStages& stages, Tickets& tickets,
-                                          uint32_t ticket) {
-        const uint32_t columns = params.batch * params.channel_tiles;
-        const uint32_t column = ticket % columns, chunk = ticket / columns;
-        const TileRows rows(params, column, chunk);
-        tickets.draw();
+    QUICK_SSM_DEVICE static void load(const Params& params, TileStages& stages, const Place& place) {
+        if (place.chunk == Place::kNone) return;
+        QUICK_SSM_UNROLL
+        for (int input = 0; input < Form::kInputs; ++input) {
+            stages.load(params, Form::operand(params, input), input, Form::forward_reads(params, input),
+                        Form::fill(input), place);
+        }
+    }
+
+    // Computes a tile, and draws the one after the next.
+    QUICK_SSM_DEVICE static void tile(const Params& params, Shared& shared, TileStages& stages, TileTickets& tickets,
+                                      const Place& place) {
+        const TileRows rows(params, place);
 
         SegmentMarks<Tile, kPacked> marks;
         if constexpr (kPacked) {
-            mark_sequences<Tile>(params, static_cast<int64_t>(chunk) * Tile::kLength, rows, params.initial_state,
+            mark_sequences<Tile>(params, static_cast<int64_t>(place.chunk) * Tile::kLength, rows, params.initial_state,
                                  params.last_state, shared.marks);
             marks.read(shared.marks, rows.segment());
         }
 
         Acc gates[kSteps][kVector], drives[kSteps][kVector];
         scan_segment(params, shared, rows, stages, marks, gates, drives);
-        tickets.announce();
         QUICK_SSM_BARRIER("segments scanned");
 
-        const uint32_t next = tickets.next();
-        enter(params, shared, rows, stages, tickets.tag(), column, chunk, next);
+        enter(params, shared, rows, tickets.tag(), place);
         QUICK_SSM_BARRIER("entering state written");
+        tickets.draw();
         replay(params, shared, rows, stages, marks, gates, drives);
-        return next;
+        announce(params, stages, tickets);
     }
 
     QUICK_SSM_DEVICE static void scan_segment(const Params& params, Shared& shared, const TileRows& rows,
@@ -114,29 +128,28 @@ private:
         }
     }
 
-    // Replaces the carry of each segment by that of all segments before it, and finds what enters the tile. Once its own
-    // carry is published, the next tile can come.
-    QUICK_SSM_DEVICE static void enter(const Params& params, Shared& shared, const TileRows& rows, TileStages& stages,
-                                       uint32_t tag, uint32_t column, uint32_t chunk, uint32_t next) {
+    // Replaces the carry of each segment by that of all segments before it, and finds what enters the tile.
+    QUICK_SSM_DEVICE static void enter(const Params& params, Shared& shared, const TileRows& rows, uint32_t tag,
+                                       const Place& place) {
         const int slot = thread_index();
-        const TileLookBack look_back(params, shared.look_back, tag, column, chunk);
+        const TileLookBack look_back(params, shared.look_back, tag, place.column, place.chunk);
         Carry<Acc> own = Operator::nothing();
         Acc initial = 0;
         if (slot < Tile::kChannels) {
+            Carry<Acc> segments[Tile::kSegments];
             QUICK_SSM_UNROLL
-            for (int segment = 0; segment < Tile::kSegments; ++segment) {
-                Carry<Acc>& entry = shared.segments[segment * Tile::kChannels + slot];
-                const Carry<Acc> later = entry;
-                entry = own;
-                own = Operator::combine(own, later);
+            for (int i = 0; i < Tile::kSegments; ++i) segments[i] = shared.segments[i * Tile::kChannels + slot];
+            QUICK_SSM_UNROLL
+            for (int i = 0; i < Tile::kSegments; ++i) {
+                shared.segments[i * Tile::kChannels + slot] = own;
+                own = Operator::combine(own, segments[i]);
             }
             // The first step of a packed tensor starts a sequence, which brings its own state.
-            if (!kPacked && chunk == 0) {
+            if (!kPacked && place.chunk == 0) {
                 initial = rows.load_state(params.initial_state, rows.batch(), rows.slot_channel(slot));
             }
             look_back.publish(slot, own, initial);
         }
-        load(params, stages, next);
         const Acc entering = look_back.entering(own, initial);
         if (slot < Tile::kChannels) shared.entering[slot] = entering;
     }

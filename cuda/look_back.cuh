@@ -98,8 +98,6 @@ public:
     }
 
 private:
-    static constexpr uint32_t kNoRow = 0xffffffffu;
-
     QUICK_SSM_DEVICE bool ends_group(uint32_t level) const {
         return ((chunk_ + 1) & ((1u << plan_.shift[level]) - 1)) == 0;
     }
@@ -114,44 +112,57 @@ private:
     QUICK_SSM_DEVICE uint32_t groups(uint32_t level) const {
         return (chunk_ >> plan_.shift[level]) & ((1u << (plan_.shift[level + 1] - plan_.shift[level])) - 1);
     }
-    // Row of the item-th predecessor, counted from the oldest, over the levels below `levels`.
-    QUICK_SSM_DEVICE uint32_t row(uint32_t item, uint32_t levels, bool after_state) const {
-        if (after_state) {
-            if (item == 0) return plan_.begin[levels] + (chunk_ >> plan_.shift[levels]) - 1;
-            --item;
+    // The rows of the predecessors over the levels below `levels`, from the oldest: a state, then runs of groups.
+    struct Predecessors {
+        uint32_t end[kMaxLevels + 1];     // item behind each run
+        uint32_t offset[kMaxLevels + 1];  // of a run's rows from its items
+
+        QUICK_SSM_DEVICE uint32_t items() const { return end[kMaxLevels]; }
+        QUICK_SSM_DEVICE uint32_t row(uint32_t item) const {
+            uint32_t from = offset[kMaxLevels];
+            QUICK_SSM_UNROLL
+            for (int run = kMaxLevels - 1; run >= 0; --run) from = item < end[run] ? offset[run] : from;
+            return item + from;
         }
-        uint32_t level = levels - 1;
-        for (; level > 0; --level) {
-            const uint32_t count = groups(level);
-            if (item < count) break;
-            item -= count;
+    };
+    QUICK_SSM_DEVICE Predecessors predecessors(uint32_t levels, bool after_state) const {
+        Predecessors all;
+        uint32_t items = after_state ? 1 : 0;
+        all.end[0] = items;
+        all.offset[0] = plan_.begin[levels] + (chunk_ >> plan_.shift[levels]) - 1;
+        QUICK_SSM_UNROLL
+        for (uint32_t run = 1; run <= kMaxLevels; ++run) {
+            all.offset[run] = 0;
+            if (run <= levels) {
+                const uint32_t level = levels - run, count = groups(level);
+                all.offset[run] = plan_.begin[level] + (chunk_ >> plan_.shift[level]) - count - items;
+                items += count;
+            }
+            all.end[run] = items;
         }
-        return plan_.begin[level] + (chunk_ >> plan_.shift[level]) - groups(level) + item;
+        return all;
     }
 
-    // The combined carry of the predecessors; only the first kChannels threads get it. Each part of the block
-    // takes a run of them.
+    // The combined carry of the predecessors; only the first kChannels threads get it. Each part of the block takes a
+    // run of them, the first one all where they are few.
     QUICK_SSM_DEVICE Carry<Acc> gather(uint32_t levels, bool after_state) const {
-        uint32_t items = after_state ? 1 : 0;
-        for (uint32_t level = 0; level < levels; ++level) items += groups(level);
+        const Predecessors all = predecessors(levels, after_state);
+        const uint32_t items = all.items();
+        const bool shared_out = Tile::kParts > 1 && items > Tile::kPoll;
         const int slot = thread_index() % Tile::kChannels;
         const uint32_t part = thread_index() / Tile::kChannels;
-        const uint32_t end = items * (part + 1) / Tile::kParts;
+        uint32_t item = 0, end = part == 0 ? items : 0;
+        if (shared_out) item = items * part / Tile::kParts, end = items * (part + 1) / Tile::kParts;
         Carry<Acc> combined = Operator::nothing();
-        for (uint32_t item = items * part / Tile::kParts; item < end; item += Tile::kPoll) {
+        for (; item < end; item += Tile::kPoll) {
             Carry<Acc> carries[Tile::kPoll];
-            uint32_t rows[Tile::kPoll];
-            QUICK_SSM_UNROLL
-            for (int i = 0; i < Tile::kPoll; ++i) {
-                rows[i] = item + i < end ? row(item + i, levels, after_state) : kNoRow;
-            }
             for (;;) {
                 bool complete = true;
                 QUICK_SSM_UNROLL
                 for (int i = 0; i < Tile::kPoll; ++i) {
                     carries[i] = Operator::nothing();
-                    if (rows[i] != kNoRow) {
-                        complete &= TaggedCarry<Acc>::load(address(rows[i], slot), carries[i], tag_);
+                    if (item + i < end) {
+                        complete &= TaggedCarry<Acc>::load(address(all.row(item + i), slot), carries[i], tag_);
                     }
                 }
                 if (complete) break;
@@ -160,7 +171,7 @@ private:
             QUICK_SSM_UNROLL
             for (int i = 0; i < Tile::kPoll; ++i) combined = Operator::combine(combined, carries[i]);
         }
-        if constexpr (Tile::kParts > 1) {
+        if (shared_out) {
             shared_.parts[thread_index()] = combined;
             QUICK_SSM_BARRIER("parts written");
             if (part == 0) {

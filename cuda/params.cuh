@@ -86,10 +86,10 @@ static_assert(sizeof(WorkspaceHeader) == 128, "keeps packets in cache lines of t
 // length and the channels alone. A wide tensor has few tiles in flight per column, for which small groups do; a
 // narrow one needs long hops.
 QUICK_SSM_BOTH LookBackPlan default_radix(uint32_t channel_tiles) {
+    const bool wide = channel_tiles >= 8;
     LookBackPlan plan = {};
     plan.levels = 2;
-    plan.shift[1] = channel_tiles >= 8 ? 3 : 4;
-    plan.shift[2] = 2 * plan.shift[1];
+    for (uint32_t level = 1; level <= plan.levels; ++level) plan.shift[level] = level * (wide ? 2 : 4);
     return plan;
 }
 

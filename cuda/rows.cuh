@@ -2,7 +2,7 @@
 // one by one. The arithmetic on a channel is the same both ways.
 #pragma once
 
-#include "params.cuh"
+#include "ticket.cuh"
 #include "tile.cuh"
 
 namespace QUICK_SSM_NAMESPACE {
@@ -14,10 +14,9 @@ public:
     using Acc = typename Tile::Acc;
     static constexpr int kVector = Tile::kVector;
 
-    QUICK_SSM_DEVICE Rows(const Params& params, uint32_t column, uint32_t chunk)
-        : channels_(params.channels), batch_(column / params.channel_tiles),
-          channel_(column % params.channel_tiles * Tile::kChannels),
-          first_(static_cast<int64_t>(chunk) * Tile::kLength + segment() * Tile::kSteps),
+    QUICK_SSM_DEVICE Rows(const Params& params, const Place& place)
+        : channels_(params.channels), batch_(place.batch), channel_(place.channel),
+          first_(static_cast<int64_t>(place.chunk) * Tile::kLength + segment() * Tile::kSteps),
           direction_(params.reverse ? -1 : 1),
           row_(batch_ * params.length + (params.reverse ? params.length - 1 - first_ : first_)) {
         const int64_t left = params.length - first_;

@@ -4,7 +4,7 @@
 // `_element` kernel, for tensors of any layout, reads the elements and stores them.
 #pragma once
 
-#include "params.cuh"
+#include "ticket.cuh"
 #include "tile.cuh"
 
 namespace QUICK_SSM_NAMESPACE {
@@ -19,53 +19,55 @@ public:
 
     struct alignas(16) Shared {
         unsigned char bytes[2][kInputs][kTileBytes];
+        const void* first[kInputs];  // elements of the tile that is loaded
     };
 
     QUICK_SSM_DEVICE explicit Stages(Shared& shared) : shared_(shared) {}
 
-    // From now on the other stage is the one that is read, and what was loaded is there, once all threads have been at a
-    // barrier.
+    // From now on the other stage is the one that is read, and behind the next barrier it holds what was loaded.
     QUICK_SSM_DEVICE void advance() {
         if constexpr (kVectorised) wait_for_copies();
         current_ ^= 1;
     }
 
+    // Called by one thread: where the tile begins that all threads will load behind the next barrier.
+    QUICK_SSM_DEVICE void aim(const Params& params, const Operand& operand, int input, const Place& place) {
+        const int64_t time = static_cast<int64_t>(place.chunk) * Tile::kLength;
+        shared_.first[input] = static_cast<const T*>(operand.data) + place.batch * operand.batch_stride +
+                               (params.reverse ? params.length - 1 - time : time) * operand.time_stride +
+                               static_cast<int64_t>(place.channel) * operand.channel_stride;
+    }
+
     // Loads a tile of one input into the stage that is not read. All threads take part. Steps and channels beyond the
     // tensor get `fill`, and so does all where the input is not needed.
     QUICK_SSM_DEVICE void load(const Params& params, const Operand& operand, int input, bool needed, float fill,
-                               uint32_t column, uint32_t chunk) {
-        constexpr int kPiece = kVectorised ? Tile::kAccess : 1;  // elements
-        constexpr int kPieces = Tile::kChannels / kPiece;        // of a row
-        constexpr int kRows = Tile::kThreads / kPieces;          // that all threads together load at once
-        static_assert(Tile::kThreads % kPieces == 0, "a thread stays in its column");
-        const int64_t time = static_cast<int64_t>(chunk) * Tile::kLength;
-        const int row = thread_index() / kPieces, place = thread_index() % kPieces * kPiece;
-        const uint32_t channel = column % params.channel_tiles * Tile::kChannels + static_cast<uint32_t>(place);
-        const int64_t left = params.length - time;
-        const bool inside = needed && operand.data && channel < params.channels;
+                               const Place& place) {
+        const int row = thread_index() / kPieces, column = thread_index() % kPieces * kPiece;
+        const int64_t left = params.length - static_cast<int64_t>(place.chunk) * Tile::kLength;
+        const bool inside = needed && operand.data && place.channel + static_cast<uint32_t>(column) < params.channels;
         const int steps = !inside ? 0 : left < Tile::kLength ? static_cast<int>(left) : Tile::kLength;
 
-        const int64_t first = params.reverse ? params.length - 1 - time - row : time + row;
-        const int64_t step = (params.reverse ? -kRows : kRows) * operand.time_stride;
-        const T* from = static_cast<const T*>(operand.data) +
-                        column / params.channel_tiles * operand.batch_stride + first * operand.time_stride +
-                        (kVectorised ? channel : static_cast<int64_t>(channel) * operand.channel_stride);
-        unsigned char* to = shared_.bytes[current_ ^ 1][input] + row * Tile::kRowBytes + place * static_cast<int>(sizeof(T));
-        QUICK_SSM_UNROLL
-        for (int i = 0; i * kRows < Tile::kLength; ++i) {
-            const int at = i * kRows + row;
-            if (Tile::kLength % kRows != 0 && at >= Tile::kLength) break;
-            if (at < steps) {
-                if constexpr (kVectorised) {
-                    copy_async<Tile::kAccessBytes>(to, from);
-                } else {
-                    store_shared_value(to, load_value(from));
+        const int64_t stride = params.reverse ? -operand.time_stride : operand.time_stride;
+        const T* from = static_cast<const T*>(shared_.first[input]) + row * stride +
+                        (kVectorised ? column : column * static_cast<int>(operand.channel_stride));
+        unsigned char* to = shared_.bytes[current_ ^ 1][input] + row * Tile::kRowBytes + column * kBytes;
+        if (steps == Tile::kLength) {
+            QUICK_SSM_UNROLL
+            for (int i = 0; i < kTurns; ++i) {
+                if (Tile::kLength % kRows == 0 || i * kRows + row < Tile::kLength) {
+                    copy(to + i * kRows * Tile::kRowBytes, from);
                 }
-            } else {
-                QUICK_SSM_UNROLL
-                for (int j = 0; j < kPiece; ++j) store_shared_value(to + j * sizeof(T), encode_value<T>(fill));
+                from += kRows * stride;
             }
-            from += step;
+            return;
+        }
+        for (int i = row; i < Tile::kLength; i += kRows) {
+            if (i < steps) {
+                copy(to, from);
+            } else {
+                for (int j = 0; j < kPiece; ++j) store_shared_value(to + j * kBytes, encode_value<T>(fill));
+            }
+            from += kRows * stride;
             to += kRows * Tile::kRowBytes;
         }
     }
@@ -80,6 +82,21 @@ public:
     }
 
 private:
+    static constexpr int kBytes = static_cast<int>(sizeof(T));
+    static constexpr int kPiece = kVectorised ? Tile::kAccess : 1;           // elements that a thread copies at once
+    static constexpr int kPieces = Tile::kChannels / kPiece;                 // of a row
+    static constexpr int kRows = Tile::kThreads / kPieces;                   // that all threads together copy at once
+    static constexpr int kTurns = (Tile::kLength + kRows - 1) / kRows;
+    static_assert(Tile::kThreads % kPieces == 0, "a thread stays in its column");
+
+    QUICK_SSM_DEVICE static void copy(unsigned char* to, const T* from) {
+        if constexpr (kVectorised) {
+            copy_async<Tile::kAccessBytes>(to, from);
+        } else {
+            store_shared_value(to, load_value(from));
+        }
+    }
+
     Shared& shared_;
     int current_ = 1;
 };

@@ -49,15 +49,17 @@ pub struct Tile {
 impl Tile {
     /// The tile of each kernel.
     const fn of(form: Form, direction: Direction, dtype: Code) -> Self {
-        let (vector, steps) = match (form, direction, dtype) {
-            (Form::Gated, Direction::Backward, Code::F32) => (2, 2),
-            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (2, 4),
-            (Form::Gated, Direction::Backward, Code::F64) => (1, 2),
-            (_, _, Code::F32) => (2, 4),
-            (_, _, Code::F16 | Code::BF16) => (2, 8),
-            (_, _, Code::F64) => (1, 4),
+        let (vector, steps, lanes, segments) = match (form, direction, dtype) {
+            (Form::Plain, Direction::Forward, Code::F32) => (4, 4, 16, 8),
+            (Form::Plain, Direction::Backward, Code::F32) => (4, 2, 16, 16),
+            (Form::Gated, Direction::Forward, Code::F32) => (2, 4, 32, 8),
+            (Form::Gated, Direction::Backward, Code::F32) => (2, 2, 32, 8),
+            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (2, 4, 32, 8),
+            (_, _, Code::F16 | Code::BF16) => (4, 4, 16, 16),
+            (Form::Gated, Direction::Backward, Code::F64) => (1, 2, 32, 8),
+            (_, _, Code::F64) => (1, 4, 32, 8),
         };
-        Self { vector, steps, lanes: 32, segments: 8 }
+        Self { vector, steps, lanes, segments }
     }
 
     /// Channels of a tile.
@@ -197,8 +199,10 @@ impl LookBackPlan {
     ///
     /// It decides in which order carries are combined, so it follows from the length and the channels alone.
     fn new(chunks: u32, channel_tiles: u32) -> Self {
-        let radix = if channel_tiles >= 8 { 3 } else { 4 };
-        Self::with_shifts(chunks, &[radix, 2 * radix])
+        match channel_tiles {
+            ..8 => Self::with_shifts(chunks, &[4, 8]),
+            _ => Self::with_shifts(chunks, &[2, 4]),
+        }
     }
 
     /// The plan whose level `l` has a row per `2^shifts[l - 1]` chunks; at most three levels.
@@ -332,12 +336,14 @@ impl Kernel {
         let (len, channels, threads) = (self.tile.len(), self.tile.channels(), self.tile.threads());
         let acc = self.dtype.acc_bytes() as u32;
         let backward = u32::from(self.direction == Direction::Backward);
-        let stages = 2 * (self.form.inputs() + backward) * len * channels * self.dtype.bytes() as u32;
-        let carries = 2 * acc * (segments * channels + threads);
-        let entering = acc * channels * (1 + backward * segments);
-        // ticket and tag, and the first and last step of each packed sequence
-        let marks = 4 * (2 + 2 * if params.offsets == 0 { 1 } else { len });
-        (stages + carries + entering + marks).next_multiple_of(16)
+        let inputs = self.form.inputs() + backward;
+        // two stages, and where each input begins
+        let stages = (inputs * (2 * len * channels * self.dtype.bytes() as u32 + 8)).next_multiple_of(16);
+        let carries = 2 * acc * ((1 + backward) * segments * channels + threads) + acc * channels;
+        // the next place and the tag; the first and last step of each packed sequence
+        let tickets = 32;
+        let marks = 8 * if params.offsets == 0 { 1 } else { len };
+        (stages + carries.next_multiple_of(16) + tickets + marks).next_multiple_of(16)
     }
 
     /// The sizes of `[B, L, D]` tensors, none of which is 0, and what follows from them; every tensor is null.

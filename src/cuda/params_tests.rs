@@ -63,8 +63,8 @@ fn a_single_chunk_needs_no_packets() {
 #[test]
 fn the_tree_of_carries() {
     let wide = LookBackPlan::new(1000, 8);
-    assert_eq!((wide.levels, wide.shift, wide.begin), (2, [0, 3, 6, 0], [0, 1000, 1125, 0]));
-    assert_eq!(wide.rows, 1000 + 125 + 15);
+    assert_eq!((wide.levels, wide.shift, wide.begin), (2, [0, 2, 4, 0], [0, 1000, 1250, 0]));
+    assert_eq!(wide.rows, 1000 + 250 + 62);
     let narrow = LookBackPlan::new(1000, 7);
     assert_eq!((narrow.shift, narrow.rows), ([0, 4, 8, 0], 1000 + 62 + 3));
     let single = LookBackPlan::new(1, 1);

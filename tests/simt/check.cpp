@@ -122,7 +122,7 @@ bool Checker::close(const char* name, const Buffer& buffer, uint32_t dtype, uint
         norm += expected[i] * expected[i];
     }
     const double relative = norm > 0 ? sqrt(error / norm) : sqrt(error);
-    const double limits[] = {1e-6, 1e-3, 6e-3, 1e-13};
+    const double limits[] = {3e-6, 1e-3, 6e-3, 1e-13};
     if (relative <= std::max(limits[dtype], limits[computed])) return true;
     char digits[32];
     snprintf(digits, sizeof digits, "%.3g", relative);
