@@ -47,36 +47,20 @@ struct Backward {
         QUICK_SSM_SHARED(Shared, shared);
         TileTickets tickets(params, shared.tickets);
         TileStages stages(shared.stages);
-        announce(params, stages, tickets);
+        tickets.announce();
         QUICK_SSM_BARRIER("ticket drawn");
-        Place place = tickets.next();
+        Place place = tickets.next(params);
         load(params, stages, place);
-        stages.advance();
-        QUICK_SSM_BARRIER("ticket read");
-        tickets.draw();
-        announce(params, stages, tickets);
         while (place.chunk != Place::kNone) {
-            QUICK_SSM_BARRIER("tile loaded");
-            const Place next = tickets.next();
-            load(params, stages, next);
-            tile(params, shared, stages, tickets, place);
             stages.advance();
-            place = next;
+            QUICK_SSM_BARRIER("tile loaded");
+            tickets.draw();
+            place = tile(params, shared, stages, tickets, place);
         }
         tickets.finish();
     }
 
 private:
-    QUICK_SSM_DEVICE static void announce(const Params& params, TileStages& stages, const TileTickets& tickets) {
-        if (!tickets.owner()) return;
-        const Place place = tickets.announce(params);
-        QUICK_SSM_UNROLL
-        for (int input = 0; input < Form::kInputs; ++input) {
-            stages.aim(params, Form::operand(params, input), input, place);
-        }
-        stages.aim(params, params.grad_y, kGradY, place);
-    }
-
     QUICK_SSM_DEVICE static void load(const Params& params, TileStages& stages, const Place& place) {
         if (place.chunk == Place::kNone) return;
         QUICK_SSM_UNROLL
@@ -88,7 +72,7 @@ private:
     }
 
     // Computes a tile, and draws the one after the next.
-    QUICK_SSM_DEVICE static void tile(const Params& params, Shared& shared, TileStages& stages, TileTickets& tickets,
+    QUICK_SSM_DEVICE static Place tile(const Params& params, Shared& shared, TileStages& stages, TileTickets& tickets,
                                       const Place& place) {
         const uint32_t order = params.chunks - 1 - place.chunk;
         const TileRows rows(params, place);
@@ -109,7 +93,9 @@ private:
         Acc gates[kSteps][kVector], states[kSteps][kVector], g[kSteps][kVector];
         load_grad_y(params, rows, stages, g);
         scan_segment(params, shared, rows, stages, marks, bias, gates, states, g);
+        tickets.announce();
         QUICK_SSM_BARRIER("segments scanned");
+        const Place next = tickets.next(params);
 
         // The first kChannels threads carry on with the tile as a whole.
         const int slot = thread_index();
@@ -124,20 +110,18 @@ private:
             if (Form::needs_z(params)) look_back.publish(slot, own, initial);
         }
         if (combines_states()) combine_states(shared, slot % Tile::kChannels, saved);
+        load(params, stages, next);
         QUICK_SSM_BARRIER("segments combined");
 
         // While the carries of other tiles arrive.
         write_readout_gradients(params, shared, rows, stages, marks, gates, states, g);
         if (!Form::needs_z(params)) {
-            tickets.draw();
-            announce(params, stages, tickets);
-            return;
+            return next;
         }
 
         const Acc entering = look_back.entering(own, initial);
         if (slot < Tile::kChannels) shared.entering[slot] = entering;
         QUICK_SSM_BARRIER("entering gradient written");
-        tickets.draw();
         write_state_gradients(params, shared, rows, stages, marks, bias, gates, states, g);
         if (Form::kBias && params.d_bias) {
             QUICK_SSM_BARRIER("bias gradients written");
@@ -149,7 +133,7 @@ private:
                 rows.store_slot(params.d_bias, row, slot, sum);
             }
         }
-        announce(params, stages, tickets);
+        return next;
     }
 
     QUICK_SSM_DEVICE static void load_grad_y(const Params& params, const TileRows& rows, const TileStages& stages,

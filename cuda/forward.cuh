@@ -40,35 +40,20 @@ struct Forward {
         QUICK_SSM_SHARED(Shared, shared);
         TileTickets tickets(params, shared.tickets);
         TileStages stages(shared.stages);
-        announce(params, stages, tickets);
+        tickets.announce();
         QUICK_SSM_BARRIER("ticket drawn");
-        Place place = tickets.next();
+        Place place = tickets.next(params);
         load(params, stages, place);
-        stages.advance();
-        QUICK_SSM_BARRIER("ticket read");
-        tickets.draw();
-        announce(params, stages, tickets);
         while (place.chunk != Place::kNone) {
-            QUICK_SSM_BARRIER("tile loaded");
-            const Place next = tickets.next();
-            load(params, stages, next);
-            tile(params, shared, stages, tickets, place);
             stages.advance();
-            place = next;
+            QUICK_SSM_BARRIER("tile loaded");
+            tickets.draw();
+            place = tile(params, shared, stages, tickets, place);
         }
         tickets.finish();
     }
 
 private:
-    QUICK_SSM_DEVICE static void announce(const Params& params, TileStages& stages, const TileTickets& tickets) {
-        if (!tickets.owner()) return;
-        const Place place = tickets.announce(params);
-        QUICK_SSM_UNROLL
-        for (int input = 0; input < Form::kInputs; ++input) {
-            stages.aim(params, Form::operand(params, input), input, place);
-        }
-    }
-
     QUICK_SSM_DEVICE static void load(const Params& params, TileStages& stages, const Place& place) {
         if (place.chunk == Place::kNone) return;
         QUICK_SSM_UNROLL
@@ -79,7 +64,7 @@ private:
     }
 
     // Computes a tile, and draws the one after the next.
-    QUICK_SSM_DEVICE static void tile(const Params& params, Shared& shared, TileStages& stages, TileTickets& tickets,
+    QUICK_SSM_DEVICE static Place tile(const Params& params, Shared& shared, TileStages& stages, TileTickets& tickets,
                                       const Place& place) {
         const TileRows rows(params, place);
 
@@ -92,13 +77,13 @@ private:
 
         Acc gates[kSteps][kVector], drives[kSteps][kVector];
         scan_segment(params, shared, rows, stages, marks, gates, drives);
+        tickets.announce();
         QUICK_SSM_BARRIER("segments scanned");
-
-        enter(params, shared, rows, tickets.tag(), place);
+        const Place next = tickets.next(params);
+        enter(params, shared, rows, tickets.tag(), place, stages, next);
         QUICK_SSM_BARRIER("entering state written");
-        tickets.draw();
         replay(params, shared, rows, stages, marks, gates, drives);
-        announce(params, stages, tickets);
+        return next;
     }
 
     QUICK_SSM_DEVICE static void scan_segment(const Params& params, Shared& shared, const TileRows& rows,
@@ -130,7 +115,7 @@ private:
 
     // Replaces the carry of each segment by that of all segments before it, and finds what enters the tile.
     QUICK_SSM_DEVICE static void enter(const Params& params, Shared& shared, const TileRows& rows, uint32_t tag,
-                                       const Place& place) {
+                                       const Place& place, TileStages& stages, const Place& next) {
         const int slot = thread_index();
         const TileLookBack look_back(params, shared.look_back, tag, place.column, place.chunk);
         Carry<Acc> own = Operator::nothing();
@@ -150,6 +135,7 @@ private:
             }
             look_back.publish(slot, own, initial);
         }
+        load(params, stages, next);
         const Acc entering = look_back.entering(own, initial);
         if (slot < Tile::kChannels) shared.entering[slot] = entering;
     }

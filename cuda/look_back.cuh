@@ -81,18 +81,22 @@ public:
         const bool holder = thread < Tile::kChannels;
         if (chunk_ == 0 && last_) return initial;
         for (uint32_t level = 1; level < plan_.levels && ends_group(level) && !last_; ++level) {
-            const Carry<Acc> before = gather(level, false);
+            const Carry<Acc> before = gather(level);
             if (holder) {
                 store(plan_.begin[level] + (chunk_ >> plan_.shift[level]), thread, Operator::combine(before, own));
             }
             QUICK_SSM_BARRIER("parts read");
         }
-        const bool after_state = chunk_ >> plan_.shift[plan_.levels] != 0;
-        const Carry<Acc> before = gather(plan_.levels, after_state);
-        const Acc result = Operator::apply(before, chunk_ == 0 ? initial : 0);
-        if (holder && ends_group(plan_.levels) && !last_) {
-            store(plan_.begin[plan_.levels] + (chunk_ >> plan_.shift[plan_.levels]), thread,
-                  {0, Operator::apply(own, result)});
+        // The state comes last, when everything that it is to pass through is at hand: states pass from hand to hand.
+        const Carry<Acc> before = gather(plan_.levels);
+        const uint32_t states = chunk_ >> plan_.shift[plan_.levels];
+        Acc result = chunk_ == 0 ? initial : 0;
+        if (holder) {
+            if (states != 0) result = state(plan_.begin[plan_.levels] + states - 1, thread);
+            result = Operator::apply(before, result);
+            if (ends_group(plan_.levels) && !last_) {
+                store(plan_.begin[plan_.levels] + states, thread, {0, Operator::apply(own, result)});
+            }
         }
         return result;
     }
@@ -112,29 +116,34 @@ private:
     QUICK_SSM_DEVICE uint32_t groups(uint32_t level) const {
         return (chunk_ >> plan_.shift[level]) & ((1u << (plan_.shift[level + 1] - plan_.shift[level])) - 1);
     }
-    // The rows of the predecessors over the levels below `levels`, from the oldest: a state, then runs of groups.
-    struct Predecessors {
-        uint32_t end[kMaxLevels + 1];     // item behind each run
-        uint32_t offset[kMaxLevels + 1];  // of a run's rows from its items
+    // Waits for a state.
+    QUICK_SSM_DEVICE Acc state(uint32_t row, int slot) const {
+        Carry<Acc> carry;
+        while (!TaggedCarry<Acc>::load(address(row, slot), carry, tag_)) pause();
+        return carry.state;
+    }
 
-        QUICK_SSM_DEVICE uint32_t items() const { return end[kMaxLevels]; }
+    // The rows of the predecessors over the levels below `levels`, from the oldest: runs of groups.
+    struct Predecessors {
+        uint32_t end[kMaxLevels];     // item behind each run
+        uint32_t offset[kMaxLevels];  // of a run's rows from its items
+
+        QUICK_SSM_DEVICE uint32_t items() const { return end[kMaxLevels - 1]; }
         QUICK_SSM_DEVICE uint32_t row(uint32_t item) const {
-            uint32_t from = offset[kMaxLevels];
+            uint32_t from = offset[kMaxLevels - 1];
             QUICK_SSM_UNROLL
-            for (int run = kMaxLevels - 1; run >= 0; --run) from = item < end[run] ? offset[run] : from;
+            for (int run = kMaxLevels - 2; run >= 0; --run) from = item < end[run] ? offset[run] : from;
             return item + from;
         }
     };
-    QUICK_SSM_DEVICE Predecessors predecessors(uint32_t levels, bool after_state) const {
+    QUICK_SSM_DEVICE Predecessors predecessors(uint32_t levels) const {
         Predecessors all;
-        uint32_t items = after_state ? 1 : 0;
-        all.end[0] = items;
-        all.offset[0] = plan_.begin[levels] + (chunk_ >> plan_.shift[levels]) - 1;
+        uint32_t items = 0;
         QUICK_SSM_UNROLL
-        for (uint32_t run = 1; run <= kMaxLevels; ++run) {
+        for (uint32_t run = 0; run < kMaxLevels; ++run) {
             all.offset[run] = 0;
-            if (run <= levels) {
-                const uint32_t level = levels - run, count = groups(level);
+            if (run < levels) {
+                const uint32_t level = levels - 1 - run, count = groups(level);
                 all.offset[run] = plan_.begin[level] + (chunk_ >> plan_.shift[level]) - count - items;
                 items += count;
             }
@@ -145,8 +154,8 @@ private:
 
     // The combined carry of the predecessors; only the first kChannels threads get it. Each part of the block takes a
     // run of them, the first one all where they are few.
-    QUICK_SSM_DEVICE Carry<Acc> gather(uint32_t levels, bool after_state) const {
-        const Predecessors all = predecessors(levels, after_state);
+    QUICK_SSM_DEVICE Carry<Acc> gather(uint32_t levels) const {
+        const Predecessors all = predecessors(levels);
         const uint32_t items = all.items();
         const bool shared_out = Tile::kParts > 1 && items > Tile::kPoll;
         const int slot = thread_index() % Tile::kChannels;

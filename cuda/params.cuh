@@ -16,6 +16,25 @@ struct Operand {
 };
 static_assert(sizeof(Operand) == 32, "mirrored in Rust");
 
+// Division of numbers below 2^31 by one that a launch knows beforehand, by a product: by d = 1, or with
+// l = ceil(log2 d) and magic = floor(2^(31 + l) / d) + 1 (Granlund and Montgomery, 1994).
+struct Divisor {
+    uint32_t magic;  // 0: the divisor is 1
+    uint32_t shift;  // l - 1
+
+    QUICK_SSM_BOTH uint32_t quotient(uint32_t number) const {
+        if (magic == 0) return number;
+        return static_cast<uint32_t>(static_cast<uint64_t>(number) * magic >> 32) >> shift;
+    }
+};
+QUICK_SSM_BOTH Divisor divisor(uint32_t by) {
+    Divisor result = {0, 0};
+    if (by == 1) return result;
+    while ((by - 1) >> (result.shift + 1) != 0) ++result.shift;
+    result.magic = static_cast<uint32_t>((uint64_t{1} << (32 + result.shift)) / by + 1);
+    return result;
+}
+
 constexpr int kMaxLevels = 3;
 
 // The tree of the look-back over chunks. Level l has one row per 2^shift[l] chunks; the rows of level `levels`
@@ -69,9 +88,11 @@ struct Params {
     uint32_t saved_shift;  // log2 of the length of the backward kernel's tile
     uint32_t chunks;       // ceil(L / length of the kernel's tile)
     uint32_t channel_tiles;  // ceil(D / channels of the kernel's tile)
+    Divisor by_columns;      // batch * channel_tiles
+    Divisor by_channel_tiles;
     LookBackPlan look_back;
 };
-static_assert(sizeof(Params) == 6 * 32 + 15 * 8 + 2 * 8 + 8 * 4 + 40, "mirrored in Rust, without padding");
+static_assert(sizeof(Params) == 6 * 32 + 15 * 8 + 2 * 8 + 8 * 4 + 2 * 8 + 40, "mirrored in Rust, without padding");
 
 // Lives at the start of the workspace. The last block of a launch to finish prepares it for the next launch.
 struct WorkspaceHeader {
@@ -89,7 +110,7 @@ QUICK_SSM_BOTH LookBackPlan default_radix(uint32_t channel_tiles) {
     const bool wide = channel_tiles >= 8;
     LookBackPlan plan = {};
     plan.levels = 2;
-    for (uint32_t level = 1; level <= plan.levels; ++level) plan.shift[level] = level * (wide ? 2 : 4);
+    for (uint32_t level = 1; level <= plan.levels; ++level) plan.shift[level] = level * (wide ? 2 : 3);
     return plan;
 }
 

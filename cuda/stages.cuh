@@ -19,7 +19,6 @@ public:
 
     struct alignas(16) Shared {
         unsigned char bytes[2][kInputs][kTileBytes];
-        const void* first[kInputs];  // elements of the tile that is loaded
     };
 
     QUICK_SSM_DEVICE explicit Stages(Shared& shared) : shared_(shared) {}
@@ -30,26 +29,21 @@ public:
         current_ ^= 1;
     }
 
-    // Called by one thread: where the tile begins that all threads will load behind the next barrier.
-    QUICK_SSM_DEVICE void aim(const Params& params, const Operand& operand, int input, const Place& place) {
-        const int64_t time = static_cast<int64_t>(place.chunk) * Tile::kLength;
-        shared_.first[input] = static_cast<const T*>(operand.data) + place.batch * operand.batch_stride +
-                               (params.reverse ? params.length - 1 - time : time) * operand.time_stride +
-                               static_cast<int64_t>(place.channel) * operand.channel_stride;
-    }
-
     // Loads a tile of one input into the stage that is not read. All threads take part. Steps and channels beyond the
     // tensor get `fill`, and so does all where the input is not needed.
     QUICK_SSM_DEVICE void load(const Params& params, const Operand& operand, int input, bool needed, float fill,
                                const Place& place) {
         const int row = thread_index() / kPieces, column = thread_index() % kPieces * kPiece;
-        const int64_t left = params.length - static_cast<int64_t>(place.chunk) * Tile::kLength;
-        const bool inside = needed && operand.data && place.channel + static_cast<uint32_t>(column) < params.channels;
+        const uint32_t channel = place.channel + static_cast<uint32_t>(column);
+        const int64_t time = static_cast<int64_t>(place.chunk) * Tile::kLength, left = params.length - time;
+        const bool inside = needed && operand.data && channel < params.channels;
         const int steps = !inside ? 0 : left < Tile::kLength ? static_cast<int>(left) : Tile::kLength;
 
+        const int64_t first = params.reverse ? params.length - 1 - time - row : time + row;
         const int64_t stride = params.reverse ? -operand.time_stride : operand.time_stride;
-        const T* from = static_cast<const T*>(shared_.first[input]) + row * stride +
-                        (kVectorised ? column : column * static_cast<int>(operand.channel_stride));
+        const T* from = static_cast<const T*>(operand.data) + place.batch * operand.batch_stride +
+                        first * operand.time_stride +
+                        (kVectorised ? channel : static_cast<int64_t>(channel) * operand.channel_stride);
         unsigned char* to = shared_.bytes[current_ ^ 1][input] + row * Tile::kRowBytes + column * kBytes;
         if (steps == Tile::kLength) {
             QUICK_SSM_UNROLL

@@ -6,7 +6,7 @@
 namespace QUICK_SSM_NAMESPACE {
 
 // Where a tile lies.
-struct alignas(16) Place {
+struct Place {
     uint32_t column;   // of tiles: batch and channels
     uint32_t batch;
     uint32_t channel;  // its first one
@@ -14,12 +14,12 @@ struct alignas(16) Place {
     static constexpr uint32_t kNone = 0xffffffffu;
 };
 
-// One thread of a block, the owner, draws the tickets and tells the others what they mean, so that only one divides.
+// One thread of a block, the owner, draws the tickets and tells the others.
 template <class Tile, bool kFromEnd>
 class Tickets {
 public:
     struct Shared {
-        Place place;
+        uint32_t ticket;
         uint32_t tag;
     };
 
@@ -40,21 +40,19 @@ public:
     QUICK_SSM_DEVICE void draw() {
         if (owner()) drawn_ = atomic_increment(&header_->ticket);
     }
-    // What the owner has drawn. It tells all threads, behind the next barrier.
-    QUICK_SSM_DEVICE Place announce(const Params& params) const {
-        const uint32_t columns = params.batch * params.channel_tiles;
-        Place place = {drawn_ % columns, 0, 0, drawn_ / columns};
-        place.batch = place.column / params.channel_tiles;
+    // Tells all threads, behind the next barrier, what was drawn.
+    QUICK_SSM_DEVICE void announce() const {
+        if (owner()) shared_.ticket = drawn_;
+    }
+    QUICK_SSM_DEVICE Place next(const Params& params) const {
+        const uint32_t ticket = shared_.ticket, order = params.by_columns.quotient(ticket);
+        Place place;
+        place.column = ticket - order * params.batch * params.channel_tiles;
+        place.batch = params.by_channel_tiles.quotient(place.column);
         place.channel = (place.column - place.batch * params.channel_tiles) * Tile::kChannels;
-        if (place.chunk >= params.chunks) {
-            place.chunk = Place::kNone;
-        } else if (kFromEnd) {
-            place.chunk = params.chunks - 1 - place.chunk;
-        }
-        shared_.place = place;
+        place.chunk = order >= params.chunks ? Place::kNone : kFromEnd ? params.chunks - 1 - order : order;
         return place;
     }
-    QUICK_SSM_DEVICE Place next() const { return shared_.place; }
     // Marks the packets of this launch: those of earlier launches stay where they are. Fresh memory has tag 0.
     QUICK_SSM_DEVICE uint32_t tag() const { return shared_.tag; }
 

@@ -24,10 +24,6 @@ impl Scan {
     /// writes `y`, another one back reads `p` and the gradient of `y` and writes that of `p`: the gates are
     /// computed where they are used, in the accumulation dtype, and never stored. All options hold, with `D = S`.
     ///
-    /// That is so on the CPU. On a CUDA device candle's operations compute the gates, and their gradients, around the
-    /// kernels of the plain scan: the results are the same to the tolerance of the dtype, but the gates are stored, and
-    /// memory is passed over many times.
-    ///
     /// `a_bias`, `[S]`, has p's dtype or the accumulation dtype, and so has its gradient. Batch and time of `p` may have any
     /// strides; where its columns are not adjacent it is copied once.
     ///

@@ -36,7 +36,7 @@ pub fn scan(x: &Tensor, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
 ///
 /// On a CUDA device (with the feature `cuda`) a forward and a backward pass are one kernel each, queued on the stream of
 /// candle's device without waiting for it; a backward pass for which none was saved computes the states with another
-/// one. Besides its results a pass uses a workspace of up to a seventh of the bytes of `x`, its channels rounded up to a
+/// one. Besides its results a pass uses a workspace of up to a third of the bytes of `x`, its channels rounded up to a
 /// multiple of 64. It grows with the largest call and stays allocated: one for each stream, or for each thread where the
 /// device has a stream per thread.
 ///
@@ -102,7 +102,7 @@ impl Scan {
     ///
     /// The states between are computed again. It never changes a result, only what is held between forward and
     /// backward: `L / steps` states of `D` channels for each sequence. The kernels may round it down. A CUDA device
-    /// rounds it to the length of its tiles, 64 steps or 32 for f64, which do not end where packed sequences do.
+    /// rounds it to the length of its tiles, 16 to 64 steps, which do not end where packed sequences do.
     pub fn chunk_len(mut self, steps: usize) -> Self {
         self.chunk_len = Some(steps);
         self

@@ -85,9 +85,8 @@ fn the_order_of_threads_has_no_influence() -> Result<()> {
 }
 
 /// Every barrier of the kernels, by the name that it has there.
-const BARRIERS: [&CStr; 12] = [
+const BARRIERS: [&CStr; 11] = [
     c"ticket drawn",
-    c"ticket read",
     c"tile loaded",
     c"segments scanned",
     c"segments combined",

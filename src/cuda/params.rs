@@ -54,7 +54,7 @@ impl Tile {
             (Form::Plain, Direction::Backward, Code::F32) => (4, 2, 16, 16),
             (Form::Gated, Direction::Forward, Code::F32) => (2, 4, 32, 8),
             (Form::Gated, Direction::Backward, Code::F32) => (2, 2, 32, 8),
-            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (2, 4, 32, 8),
+            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 8),
             (_, _, Code::F16 | Code::BF16) => (4, 4, 16, 16),
             (Form::Gated, Direction::Backward, Code::F64) => (1, 2, 32, 8),
             (_, _, Code::F64) => (1, 4, 32, 8),
@@ -182,6 +182,26 @@ impl Operand {
     }
 }
 
+/// Division of numbers below 2^31 by one that is known beforehand, by a product, as in `params.cuh`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Divisor {
+    /// 0: the divisor is 1.
+    pub magic: u32,
+    pub shift: u32,
+}
+
+impl Divisor {
+    /// Of a number from 1 to 2^31 - 1.
+    fn new(by: u32) -> Self {
+        if by <= 1 {
+            return Self::default();
+        }
+        let shift = (by - 1).ilog2();
+        Self { magic: ((1_u64 << (32 + shift)) / u64::from(by) + 1) as u32, shift }
+    }
+}
+
 const MAX_LEVELS: usize = 3;
 
 /// The tree of carries over the chunks of time.
@@ -200,7 +220,7 @@ impl LookBackPlan {
     /// It decides in which order carries are combined, so it follows from the length and the channels alone.
     fn new(chunks: u32, channel_tiles: u32) -> Self {
         match channel_tiles {
-            ..8 => Self::with_shifts(chunks, &[4, 8]),
+            ..8 => Self::with_shifts(chunks, &[3, 6]),
             _ => Self::with_shifts(chunks, &[2, 4]),
         }
     }
@@ -274,14 +294,17 @@ pub struct Params {
     pub saved_shift: u32,
     pub chunks: u32,
     pub channel_tiles: u32,
+    /// By `batch * channel_tiles`.
+    pub by_columns: Divisor,
+    pub by_channel_tiles: Divisor,
     pub look_back: LookBackPlan,
 }
 
 const _: () = assert!(size_of::<Operand>() == 32);
 const _: () = assert!(size_of::<LookBackPlan>() == 40);
-const _: () = assert!(size_of::<Params>() == 400);
+const _: () = assert!(size_of::<Params>() == 416);
 const _: () = assert!(std::mem::offset_of!(Params, length) == 312);
-const _: () = assert!(std::mem::offset_of!(Params, look_back) == 360);
+const _: () = assert!(std::mem::offset_of!(Params, look_back) == 376);
 
 /// Bytes before the first packet of a workspace.
 const WORKSPACE_HEADER: u64 = 128;
@@ -337,13 +360,11 @@ impl Kernel {
         let acc = self.dtype.acc_bytes() as u32;
         let backward = u32::from(self.direction == Direction::Backward);
         let inputs = self.form.inputs() + backward;
-        // two stages, and where each input begins
-        let stages = (inputs * (2 * len * channels * self.dtype.bytes() as u32 + 8)).next_multiple_of(16);
+        let stages = inputs * 2 * len * channels * self.dtype.bytes() as u32;
         let carries = 2 * acc * ((1 + backward) * segments * channels + threads) + acc * channels;
-        // the next place and the tag; the first and last step of each packed sequence
-        let tickets = 32;
+        // ticket and tag; the first and last step of each packed sequence
         let marks = 8 * if params.offsets == 0 { 1 } else { len };
-        (stages + carries.next_multiple_of(16) + tickets + marks).next_multiple_of(16)
+        (stages.next_multiple_of(16) + carries + 8 + marks).next_multiple_of(16)
     }
 
     /// The sizes of `[B, L, D]` tensors, none of which is 0, and what follows from them; every tensor is null.
@@ -371,6 +392,8 @@ impl Kernel {
             saved_shift: self.saved_len.trailing_zeros(),
             chunks,
             channel_tiles,
+            by_columns: Divisor::new(columns),
+            by_channel_tiles: Divisor::new(channel_tiles),
             look_back: LookBackPlan::new(chunks, channel_tiles),
             ..Params::default()
         })

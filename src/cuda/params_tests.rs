@@ -66,11 +66,32 @@ fn the_tree_of_carries() {
     assert_eq!((wide.levels, wide.shift, wide.begin), (2, [0, 2, 4, 0], [0, 1000, 1250, 0]));
     assert_eq!(wide.rows, 1000 + 250 + 62);
     let narrow = LookBackPlan::new(1000, 7);
-    assert_eq!((narrow.shift, narrow.rows), ([0, 4, 8, 0], 1000 + 62 + 3));
+    assert_eq!((narrow.shift, narrow.rows), ([0, 3, 6, 0], 1000 + 125 + 15));
     let single = LookBackPlan::new(1, 1);
     assert_eq!((single.begin, single.rows), ([0; 4], 0));
     let three = LookBackPlan::with_shifts(64, &[1, 2, 3]);
     assert_eq!((three.levels, three.begin, three.rows), (3, [0, 64, 96, 112], 120));
+}
+
+/// As a kernel divides.
+fn quotient(number: u32, by: Divisor) -> u32 {
+    match by.magic {
+        0 => number,
+        magic => (u64::from(number) * u64::from(magic) >> 32) as u32 >> by.shift,
+    }
+}
+
+#[test]
+fn divisors() {
+    let largest = i32::MAX as u32;
+    for by in [1, 2, 3, 5, 7, 8, 9, 24, 192, 641, 65_535, 65_536, 65_537, largest / 2, largest - 1, largest] {
+        for number in [0, 1, by - 1, by, by.saturating_add(1), 2 * (by / 2), 1_000_003, largest - 1, largest] {
+            for number in [number, number / by * by, (number / by * by).saturating_sub(1)] {
+                let number = number.min(largest);
+                assert_eq!(quotient(number, Divisor::new(by)), number / by, "{number} / {by}");
+            }
+        }
+    }
 }
 
 #[test]

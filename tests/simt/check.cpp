@@ -39,6 +39,8 @@ bool Checker::launch(const Problem& p, const Request& request, const Schedule& s
     }
     params.chunks = static_cast<uint32_t>((p.length + kernel.length - 1) / kernel.length);
     params.channel_tiles = static_cast<uint32_t>((p.channels + kernel.channels - 1) / kernel.channels);
+    params.by_columns = divisor(params.batch * params.channel_tiles);
+    params.by_channel_tiles = divisor(params.channel_tiles);
     LookBackPlan& plan = params.look_back;
     plan = default_radix(params.channel_tiles);
     if (request.tree.levels) {

@@ -43,7 +43,7 @@ private:
 
 // Without a barrier something must go wrong under some interleaving.
 void removed_barriers(Emulation& emulation, Checker& checker) {
-    const char* const barriers[] = {"ticket drawn",           "ticket read", "tile loaded",               "segments scanned",
+    const char* const barriers[] = {"ticket drawn",           "tile loaded",               "segments scanned",
                                     "segments combined",      "entering state written",    "entering gradient written",
                                     "parts written",          "parts read",                "boundary search",
                                     "marks written"};
