@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 
+use super::simd::{Isa, LINE};
 use super::view::{rows_ahead, Place};
 
 /// Elements that nobody has written yet. Clearing them first would cost a pass over memory.
@@ -115,9 +116,12 @@ impl<T> BlockMut<T> {
         unsafe { self.first.offset(row * self.stride).add(channel) }
     }
 
-    /// Where a channel of a row is that lies about a page ahead: to be fetched, not to be accessed.
+    /// Asks for memory about a page ahead of a channel of a row, once for each cache line: a write to memory that no cache
+    /// holds waits until it is there.
     #[inline(always)]
-    pub fn ahead(&self, row: isize, channel: usize) -> *const T {
-        self.first.wrapping_offset(row * self.stride + self.ahead).wrapping_add(channel)
+    pub fn fetch_ahead<I: Isa>(&self, row: isize, channel: usize) {
+        if channel.is_multiple_of(LINE / size_of::<T>()) {
+            I::prefetch_for_write(self.first.wrapping_offset(row * self.stride + self.ahead).wrapping_add(channel));
+        }
     }
 }

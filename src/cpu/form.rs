@@ -32,6 +32,9 @@ pub(crate) trait Terms {
     /// # Safety
     /// As for [`gate`](Self::gate).
     unsafe fn readout<I: Isa>(&self, row: isize, at: usize) -> I::V<Self::Acc>;
+
+    /// Asks for what [`readout`](Self::readout) will read.
+    fn fetch_readout<I: Isa>(&self, row: isize, at: usize);
 }
 
 /// Where the gradients of a form go.

@@ -68,7 +68,12 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
             let place = sequence.place(&job.steps, columns);
             tile.clear(width);
             let terms = scan.form.terms(&place, rows);
-            let compose = Compose { terms, product: tile.product.as_mut_ptr(), state: tile.state.as_mut_ptr() };
+            let compose = Compose {
+                terms,
+                product: tile.product.as_mut_ptr(),
+                state: tile.state.as_mut_ptr(),
+                fetch_readout: scan.y.is_some(),
+            };
             // SAFETY: all blocks are of this place; the caller vouches for the processor.
             unsafe { sweep::<I, _>(&compose, place.rows(), width) };
         }
@@ -170,9 +175,7 @@ impl<X: Terms, O: Element<Acc = X::Acc>> Recurrence for Output<X, O> {
     unsafe fn row<I: Isa>(&self, row: isize, at: usize, h: I::V<X::Acc>) -> I::V<X::Acc> {
         // SAFETY: within the blocks, says the caller.
         unsafe {
-            if at.is_multiple_of(LINE / size_of::<O>()) {
-                I::prefetch_for_write(self.y.ahead(row, at));
-            }
+            self.y.fetch_ahead::<I>(row, at);
             let h = self.advance.row::<I>(row, at, h);
             I::write(self.advance.terms.readout::<I>(row, at).mul(h), self.y.at(row, at));
             h
@@ -186,14 +189,14 @@ impl<X: Terms, O: Element<Acc = X::Acc>> Recurrence for Output<X, O> {
     }
 }
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
 /// A step more in a composite: `A = gate A`, `H = gate H + input`.
 struct Compose<X: Terms> {
     terms: X,
     product: *mut X::Acc,
     state: *mut X::Acc,
+    /// Whether the tile is soon gone over again, for what is read out of its states: memory would else have nothing to do
+    /// for one half of the time.
+    fetch_readout: bool,
 }
 
 impl<X: Terms> Recurrence for Compose<X> {
@@ -215,6 +218,9 @@ impl<X: Terms> Recurrence for Compose<X> {
     ) -> (I::V<X::Acc>, I::V<X::Acc>) {
         // SAFETY: within the blocks, says the caller.
         unsafe {
+            if self.fetch_readout {
+                self.terms.fetch_readout::<I>(row, at);
+            }
             let (gate, input) = (self.terms.gate::<I>(row, at), self.terms.input::<I>(row, at));
             (compose(product, gate), gate.mul(h).add(input).flush())
         }

@@ -87,6 +87,12 @@ impl<T: Element> Terms for GatedTerms<'_, T> {
             ca.mul(sigmoid(ca).value).mul(read::<I, T>(&self.cb, row, at))
         }
     }
+
+    #[inline(always)]
+    fn fetch_readout<I: Isa>(&self, row: isize, at: usize) {
+        self.ca.fetch::<I>(row, at);
+        self.cb.fetch::<I>(row, at);
+    }
 }
 
 /// What is wanted of the gradients, and `y` once more.

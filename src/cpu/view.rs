@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use candle_core::{bail, Layout, Result, Storage, StorageRef, Tensor};
 
-use super::simd::Element;
+use super::simd::{Element, Isa, LINE};
 
 /// A tensor's storage, held for reading.
 pub(crate) struct Held<'a>(StorageRef<'a>, &'a Layout);
@@ -178,6 +178,14 @@ impl<'a, T> Block<'a, T> {
     pub unsafe fn at(&self, row: isize, channel: usize) -> *const T {
         // SAFETY: within the elements that the block was made of, says the caller.
         unsafe { self.first.offset(row * self.stride).add(channel) }
+    }
+
+    /// Asks for a channel of a row to be brought into the second-level cache, once for each cache line.
+    #[inline(always)]
+    pub fn fetch<I: Isa>(&self, row: isize, channel: usize) {
+        if channel.is_multiple_of(LINE / size_of::<T>()) {
+            I::prefetch_for_later(self.first.wrapping_offset(row * self.stride).wrapping_add(channel));
+        }
     }
 
     /// Where a channel of a row is that lies about a page ahead: to be fetched, not to be accessed.

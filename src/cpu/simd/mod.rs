@@ -13,6 +13,11 @@ use half::{bf16, f16};
 
 use super::gates::Exponential;
 pub(crate) use portable::{Portable, Scalar};
+#[cfg(target_arch = "x86_64")]
+use x86::{avx2, avx512};
+
+/// Bytes of a cache line.
+pub(crate) const LINE: usize = 64;
 
 /// An accumulator: what states and gradients of states are carried in.
 pub(crate) trait Accumulator: Element<Acc = Self> + Lanes<Self> + Exponential + Default {
@@ -20,6 +25,9 @@ pub(crate) trait Accumulator: Element<Acc = Self> + Lanes<Self> + Exponential + 
 
     #[cfg(target_arch = "x86_64")]
     type Avx2: Lanes<Self>;
+
+    #[cfg(target_arch = "x86_64")]
+    type Avx512: Lanes<Self>;
 }
 
 /// An element of a tensor.
@@ -40,6 +48,16 @@ pub(crate) trait Element: WithDType + 'static {
     /// As for [`Isa::write`]; the processor has AVX2 and F16C.
     #[cfg(target_arch = "x86_64")]
     unsafe fn write_avx2(value: <Self::Acc as Accumulator>::Avx2, to: *mut Self);
+
+    /// # Safety
+    /// As for [`Isa::read`]; the processor has AVX-512 F, DQ and BF16.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn read_avx512(from: *const Self) -> <Self::Acc as Accumulator>::Avx512;
+
+    /// # Safety
+    /// As for [`Isa::write`]; the processor has AVX-512 F, DQ and BF16.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn write_avx512(value: <Self::Acc as Accumulator>::Avx512, to: *mut Self);
 }
 
 /// `LEN` accumulators side by side.
@@ -89,6 +107,9 @@ pub(crate) trait Isa {
 
     /// Asks for the cache line at `at`, soon to be read. Any address will do.
     fn prefetch<E>(at: *const E);
+
+    /// Asks for the cache line at `at` to be brought into the second-level cache. Any address will do.
+    fn prefetch_for_later<E>(at: *const E);
 
     /// Asks for the cache line at `at`, soon to be overwritten. Any address will do.
     fn prefetch_for_write<E>(at: *const E);
@@ -193,9 +214,12 @@ pub(crate) trait Vectorised {
 /// Runs a computation with the widest instruction set of this processor.
 pub(crate) fn dispatch<F: Vectorised>(f: F) -> F::Output {
     #[cfg(target_arch = "x86_64")]
-    if x86::available() {
+    if avx512::available() {
+        // SAFETY: the processor has AVX-512 F, DQ and BF16.
+        return unsafe { avx512::run(f) };
+    } else if avx2::available() {
         // SAFETY: the processor has AVX2 and F16C.
-        return unsafe { x86::run(f) };
+        return unsafe { avx2::run(f) };
     }
     // SAFETY: plain Rust runs on every processor.
     unsafe { f.run::<Portable>() }
@@ -203,7 +227,7 @@ pub(crate) fn dispatch<F: Vectorised>(f: F) -> F::Output {
 
 /// How many instruction sets there are.
 #[cfg(test)]
-pub(crate) const ISAS: usize = 3;
+pub(crate) const ISAS: usize = 4;
 
 /// Runs a computation with one of the instruction sets, plain Rust first; `None` where the processor does not have it.
 #[cfg(test)]
@@ -215,17 +239,22 @@ pub(crate) fn run_on<F: Vectorised>(isa: usize, f: F) -> Option<F::Output> {
         1 => Some(unsafe { f.run::<Portable>() }),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has AVX2 and F16C.
-        2 if x86::available() => Some(unsafe { x86::run(f) }),
+        2 if avx2::available() => Some(unsafe { avx2::run(f) }),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the processor has AVX-512 F, DQ and BF16.
+        3 if avx512::available() => Some(unsafe { avx512::run(f) }),
         _ => None,
     }
 }
 
 macro_rules! accumulators {
-    ($($acc:ty: $avx2:ident),*) => {$(
+    ($($acc:ty: $line:ident),*) => {$(
         impl Accumulator for $acc {
             const ONE: Self = 1.;
             #[cfg(target_arch = "x86_64")]
-            type Avx2 = x86::$avx2;
+            type Avx2 = avx2::$line;
+            #[cfg(target_arch = "x86_64")]
+            type Avx512 = avx512::$line;
         }
     )*};
 }
@@ -250,14 +279,28 @@ macro_rules! elements {
             #[inline(always)]
             unsafe fn read_avx2(from: *const Self) -> <$acc as Accumulator>::Avx2 {
                 // SAFETY: passed on to the caller.
-                unsafe { x86::$read(from) }
+                unsafe { avx2::$read(from) }
             }
 
             #[cfg(target_arch = "x86_64")]
             #[inline(always)]
             unsafe fn write_avx2(value: <$acc as Accumulator>::Avx2, to: *mut Self) {
                 // SAFETY: passed on to the caller.
-                unsafe { x86::$write(value, to) }
+                unsafe { avx2::$write(value, to) }
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[inline(always)]
+            unsafe fn read_avx512(from: *const Self) -> <$acc as Accumulator>::Avx512 {
+                // SAFETY: passed on to the caller.
+                unsafe { avx512::$read(from) }
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[inline(always)]
+            unsafe fn write_avx512(value: <$acc as Accumulator>::Avx512, to: *mut Self) {
+                // SAFETY: passed on to the caller.
+                unsafe { avx512::$write(value, to) }
             }
         }
     )*};

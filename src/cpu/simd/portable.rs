@@ -24,6 +24,9 @@ impl Isa for Scalar {
     fn prefetch<E>(_at: *const E) {}
 
     #[inline(always)]
+    fn prefetch_for_later<E>(_at: *const E) {}
+
+    #[inline(always)]
     fn prefetch_for_write<E>(_at: *const E) {}
 }
 
@@ -116,6 +119,9 @@ impl Isa for Portable {
 
     #[inline(always)]
     fn prefetch<E>(_at: *const E) {}
+
+    #[inline(always)]
+    fn prefetch_for_later<E>(_at: *const E) {}
 
     #[inline(always)]
     fn prefetch_for_write<E>(_at: *const E) {}

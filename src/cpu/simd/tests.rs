@@ -105,11 +105,18 @@ fn rounding_to_bf16_is_to_nearest_even_and_keeps_nan() {
             unsafe { sweep::<I, _>(&self, 1, self.0.len()) }
         }
     }
-    let from: Vec<f32> = (0..1 << 16).map(|i: u32| f32::from_bits(0x3f7f_0000 + i * 7)).chain([f32::NAN]).collect();
-    let mut to = vec![bf16::ZERO; from.len()];
-    dispatch(Narrow(&from, to.as_mut_ptr()));
-    for (&wide, &got) in from.iter().zip(&to) {
-        let expected = bf16::from_f32(wide);
-        assert!(got.to_bits() == expected.to_bits(), "{wide}: {got} is not {expected}");
+    // across several binades, the subnormal numbers (every 1009th of them), and NaN
+    let near_one = (0..1 << 16).map(|i: u32| f32::from_bits(0x3f7f_0000 + i * 7));
+    let subnormal = (0..1 << 23).step_by(1009).flat_map(|bits| [f32::from_bits(bits), -f32::from_bits(bits)]);
+    let from: Vec<f32> = near_one.chain(subnormal).chain([f32::NAN, -f32::NAN, f32::MAX, f32::INFINITY]).collect();
+    for isa in 0..ISAS {
+        let mut to = vec![bf16::ZERO; from.len()];
+        if run_on(isa, Narrow(&from, to.as_mut_ptr())).is_none() {
+            continue;
+        }
+        for (&wide, &got) in from.iter().zip(&to) {
+            let expected = bf16::from_f32(wide);
+            assert!(got.to_bits() == expected.to_bits(), "{wide}: {got} is not {expected}, instruction set {isa}");
+        }
     }
 }
