@@ -1,7 +1,8 @@
 //! Criterion's statistics over RecurrentGemma of one recurrent layer: candle-transformers' own, whose recurrence goes step by
 //! step, and the same model around `RgLru`; the logits after the last step, and a training step on them.
 //!
-//! `RAYON_NUM_THREADS=2 CANDLE_NUM_THREADS=2 taskset -c 0,1 cargo bench --bench rg_lru` measures on two cores.
+//! `RAYON_NUM_THREADS=2 cargo bench --bench rg_lru -- --warm-up-time 1 --measurement-time 3` gave the table in
+//! `BENCHMARKS.md`.
 
 #[path = "../tests/recurrent_gemma/mod.rs"]
 mod recurrent_gemma;
