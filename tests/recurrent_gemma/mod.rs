@@ -1,4 +1,5 @@
 //! RecurrentGemma of recurrent layers around `RgLru`, next to candle-transformers' own.
+#![allow(dead_code)] // the test and the benchmark use a part each
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -147,7 +148,6 @@ impl Rebuilt {
     }
 
     /// The logits after the last step.
-    #[allow(dead_code)] // the benchmark's
     pub fn forward_last(&self, tokens: &Tensor) -> Result<Tensor> {
         self.logits(&self.hidden(tokens)?.narrow(1, tokens.dim(1)? - 1, 1)?)
     }
