@@ -64,7 +64,8 @@ pub(crate) fn check_float(name: &str, dtype: DType) -> Result<()> {
     }
 }
 
-fn check_device(name: &str, t: &Tensor, first: &str, x: &Tensor) -> Result<()> {
+/// Checks that an argument is on the device of `x`, which the message calls `first`.
+pub(crate) fn check_device(name: &str, t: &Tensor, first: &str, x: &Tensor) -> Result<()> {
     let (expected, got) = (x.device(), t.device());
     if !got.same_device(expected) {
         bail!("{name}: expected device {:?}, that of {first}, got {:?}", expected.location(), got.location())
@@ -72,11 +73,23 @@ fn check_device(name: &str, t: &Tensor, first: &str, x: &Tensor) -> Result<()> {
     Ok(())
 }
 
-fn expect_shape(name: &str, t: &Tensor, expected: &[usize], whose: &str) -> Result<()> {
+/// Checks a shape, of which the message says `whose` it is.
+pub(crate) fn expect_shape(name: &str, t: &Tensor, expected: &[usize], whose: &str) -> Result<()> {
     if t.dims() != expected {
         bail!("{name}: expected shape {expected:?}, {whose}, got {:?}", t.dims())
     }
     Ok(())
+}
+
+/// Checks indices of the rows of `t`: a vector of integers on its device.
+pub(crate) fn check_indices(name: &str, indices: &Tensor, t: &Tensor) -> Result<()> {
+    if indices.rank() != 1 {
+        bail!("{name}: expected a vector of indices, got rank {} {:?}", indices.rank(), indices.dims())
+    }
+    if !indices.dtype().is_int() {
+        bail!("{name}: expected dtype u8, u32 or i64, got {:?}", indices.dtype())
+    }
+    check_device(name, indices, "the state", t)
 }
 
 /// The sequences of a batch.
