@@ -12,6 +12,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod generate;
+#[cfg(test)]
+mod tests;
 mod text;
 mod training;
 
