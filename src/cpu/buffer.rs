@@ -2,6 +2,9 @@
 
 use std::mem::MaybeUninit;
 
+use super::pointer::Pointer;
+#[cfg(debug_assertions)]
+use super::view::within;
 use super::view::{rows_ahead, Place};
 
 /// Elements that nobody has written yet. Clearing them first would cost a pass over memory.
@@ -51,7 +54,7 @@ impl<T: Copy> Buffer<T> {
             false => (times.start, stride as isize),
             true => (times.end.saturating_sub(1), -(stride as isize)),
         };
-        BlockMut::new(self.start.wrapping_add(at(first)), stride)
+        BlockMut::new(Pointer::to_raw(self.start, self.len).add(at(first)), stride, place.rows(), place.width())
     }
 
     /// The elements.
@@ -89,35 +92,44 @@ fn ask_for_huge_pages<T>(memory: &mut Vec<T>) {
 /// Rows of elements to be written, at a constant distance from one another.
 #[derive(Clone, Copy)]
 pub(crate) struct BlockMut<T> {
-    first: *mut T,
+    first: Pointer<*mut T>,
     stride: isize,
     /// Elements of some whole rows, about a page.
     ahead: isize,
+    #[cfg(debug_assertions)]
+    size: (usize, usize),
 }
 
 impl<T> BlockMut<T> {
-    fn new(first: *mut T, stride: isize) -> Self {
-        Self { first, stride, ahead: rows_ahead::<T>(stride) }
+    fn new(first: Pointer<*mut T>, stride: isize, rows: usize, width: usize) -> Self {
+        let _ = (rows, width);
+        Self {
+            first,
+            stride,
+            ahead: rows_ahead::<T>(stride),
+            #[cfg(debug_assertions)]
+            size: (rows, width),
+        }
     }
 
     /// Adjacent rows in their order.
     pub fn adjacent(elements: &mut [T], width: usize) -> Self {
-        Self::new(elements.as_mut_ptr(), width as isize)
+        let rows = elements.len() / width.max(1);
+        Self::new(Pointer::to_mut(elements), width as isize, rows, width)
     }
 
     /// Where a channel of a row is.
-    ///
-    /// # Safety
-    /// The row and the channel must lie within the block.
     #[inline(always)]
-    pub unsafe fn at(&self, row: isize, channel: usize) -> *mut T {
-        // SAFETY: within the elements that the block was made of, says the caller.
-        unsafe { self.first.offset(row * self.stride).add(channel) }
+    pub fn at(&self, row: isize, channel: usize) -> Pointer<*mut T> {
+        let row_start = self.first.offset(row * self.stride);
+        #[cfg(debug_assertions)]
+        let row_start = within(row_start, row, self.size);
+        row_start.add(channel)
     }
 
     /// Where a channel of a row is that lies about a page ahead: to be fetched, not to be accessed.
     #[inline(always)]
     pub fn ahead(&self, row: isize, channel: usize) -> *const T {
-        self.first.wrapping_offset(row * self.stride + self.ahead).wrapping_add(channel)
+        self.first.offset(row * self.stride + self.ahead).add(channel).address()
     }
 }

@@ -11,6 +11,7 @@ mod gated;
 mod gates;
 mod plain;
 mod plan;
+mod pointer;
 pub(crate) mod rows;
 mod simd;
 mod view;
