@@ -2,6 +2,8 @@
 
 use std::mem::MaybeUninit;
 
+use candle_core::{bail, Result};
+
 use super::pointer::Pointer;
 #[cfg(debug_assertions)]
 use super::view::within;
@@ -20,11 +22,20 @@ unsafe impl<T: Send> Sync for Buffer<T> {}
 // SAFETY: `start` points into `memory`, which moves along.
 unsafe impl<T: Send> Send for Buffer<T> {}
 
+/// Room for so many elements, or an error where there is none.
+pub(crate) fn memory<T>(len: usize) -> Result<Vec<T>> {
+    let mut memory = Vec::new();
+    match memory.try_reserve_exact(len) {
+        Ok(()) => Ok(memory),
+        Err(_) => bail!("quick-ssm: expected memory for {len} elements of {} bytes, got none", size_of::<T>()),
+    }
+}
+
 impl<T: Copy> Buffer<T> {
-    pub fn new(len: usize) -> Self {
-        let mut memory = Vec::with_capacity(len);
+    pub fn new(len: usize) -> Result<Self> {
+        let mut memory = memory(len)?;
         ask_for_huge_pages(&mut memory);
-        Self { start: memory.as_mut_ptr(), len, memory }
+        Ok(Self { start: memory.as_mut_ptr(), len, memory })
     }
 
     /// The elements `at .. at + width`.
