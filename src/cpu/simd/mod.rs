@@ -12,6 +12,7 @@ use candle_core::WithDType;
 use half::{bf16, f16};
 
 use super::gates::Exponential;
+use super::pointer::{Pointer, Raw};
 pub(crate) use portable::{Portable, Scalar};
 #[cfg(target_arch = "x86_64")]
 use x86::{avx2, avx512};
@@ -40,22 +41,22 @@ pub(crate) trait Element: WithDType + 'static {
     fn narrow(value: Self::Acc) -> Self;
 
     /// # Safety
-    /// As for [`Isa::read`]; the processor has AVX2 and F16C.
+    /// As for [`Isa::read_at`]; the processor has AVX2 and F16C.
     #[cfg(target_arch = "x86_64")]
     unsafe fn read_avx2(from: *const Self) -> <Self::Acc as Accumulator>::Avx2;
 
     /// # Safety
-    /// As for [`Isa::write`]; the processor has AVX2 and F16C.
+    /// As for [`Isa::write_at`]; the processor has AVX2 and F16C.
     #[cfg(target_arch = "x86_64")]
     unsafe fn write_avx2(value: <Self::Acc as Accumulator>::Avx2, to: *mut Self);
 
     /// # Safety
-    /// As for [`Isa::read`]; the processor has AVX-512 F, DQ and BF16.
+    /// As for [`Isa::read_at`]; the processor has AVX-512 F, DQ and BF16.
     #[cfg(target_arch = "x86_64")]
     unsafe fn read_avx512(from: *const Self) -> <Self::Acc as Accumulator>::Avx512;
 
     /// # Safety
-    /// As for [`Isa::write`]; the processor has AVX-512 F, DQ and BF16.
+    /// As for [`Isa::write_at`]; the processor has AVX-512 F, DQ and BF16.
     #[cfg(target_arch = "x86_64")]
     unsafe fn write_avx512(value: <Self::Acc as Accumulator>::Avx512, to: *mut Self);
 }
@@ -97,13 +98,34 @@ pub(crate) trait Isa {
     ///
     /// # Safety
     /// `from` must be valid for reads of `LEN` elements, and the processor must have the instruction set.
-    unsafe fn read<E: Element>(from: *const E) -> Self::V<E::Acc>;
+    unsafe fn read_at<E: Element>(from: *const E) -> Self::V<E::Acc>;
 
     /// Writes `LEN` elements.
     ///
     /// # Safety
     /// `to` must be valid for writes of `LEN` elements, and the processor must have the instruction set.
-    unsafe fn write<E: Element>(value: Self::V<E::Acc>, to: *mut E);
+    unsafe fn write_at<E: Element>(value: Self::V<E::Acc>, to: *mut E);
+
+    /// Reads `LEN` elements, which kernels do by this alone: it checks the bounds with debug assertions.
+    ///
+    /// # Safety
+    /// As for [`read_at`](Self::read_at).
+    #[inline(always)]
+    unsafe fn read<P: Raw<Element: Element>>(from: Pointer<P>) -> Self::V<<P::Element as Element>::Acc> {
+        let from = from.reach(<Self::V<<P::Element as Element>::Acc>>::LEN);
+        // SAFETY: passed on to the caller.
+        unsafe { Self::read_at(from.address()) }
+    }
+
+    /// Writes `LEN` elements, as [`read`](Self::read).
+    ///
+    /// # Safety
+    /// As for [`write_at`](Self::write_at).
+    #[inline(always)]
+    unsafe fn write<E: Element>(value: Self::V<E::Acc>, to: Pointer<*mut E>) {
+        // SAFETY: passed on to the caller.
+        unsafe { Self::write_at(value, to.reach(<Self::V<E::Acc>>::LEN)) }
+    }
 
     /// Asks for the cache line at `at`, soon to be read. Any address will do.
     fn prefetch<E>(at: *const E);

@@ -26,13 +26,13 @@ impl Isa for Avx2 {
     type V<A: Accumulator> = A::Avx2;
 
     #[inline(always)]
-    unsafe fn read<E: Element>(from: *const E) -> <E::Acc as Accumulator>::Avx2 {
+    unsafe fn read_at<E: Element>(from: *const E) -> <E::Acc as Accumulator>::Avx2 {
         // SAFETY: passed on to the caller.
         unsafe { E::read_avx2(from) }
     }
 
     #[inline(always)]
-    unsafe fn write<E: Element>(value: <E::Acc as Accumulator>::Avx2, to: *mut E) {
+    unsafe fn write_at<E: Element>(value: <E::Acc as Accumulator>::Avx2, to: *mut E) {
         // SAFETY: passed on to the caller.
         unsafe { E::write_avx2(value, to) }
     }

@@ -28,13 +28,13 @@ impl Isa for Avx512 {
     type V<A: Accumulator> = A::Avx512;
 
     #[inline(always)]
-    unsafe fn read<E: Element>(from: *const E) -> <E::Acc as Accumulator>::Avx512 {
+    unsafe fn read_at<E: Element>(from: *const E) -> <E::Acc as Accumulator>::Avx512 {
         // SAFETY: passed on to the caller.
         unsafe { E::read_avx512(from) }
     }
 
     #[inline(always)]
-    unsafe fn write<E: Element>(value: <E::Acc as Accumulator>::Avx512, to: *mut E) {
+    unsafe fn write_at<E: Element>(value: <E::Acc as Accumulator>::Avx512, to: *mut E) {
         // SAFETY: passed on to the caller.
         unsafe { E::write_avx512(value, to) }
     }
