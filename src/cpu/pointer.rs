@@ -101,6 +101,14 @@ fn bounds<T>(range: Range<*const T>) -> (*const T, *const T) {
     (range.start, range.end)
 }
 
+/// Not inlined, for every access of every kernel would have its message.
+#[cfg(debug_assertions)]
+#[cold]
+#[inline(never)]
+fn beyond(count: usize, at: *const (), start: *const (), end: *const ()) -> ! {
+    panic!("{count} elements at {at:?} of {start:?} .. {end:?}")
+}
+
 impl<P: Raw> Pointer<P> {
     /// To the element so many further on. It need not be there, as long as nobody reaches for it.
     #[inline(always)]
@@ -132,7 +140,9 @@ impl<P: Raw> Pointer<P> {
         {
             let ((start, end), at) = (self.bounds, self.raw.address());
             let left = (end as usize).wrapping_sub(at as usize) / size_of::<P::Element>();
-            assert!(start <= at && at <= end && count <= left, "{count} elements at {at:?} of {start:?} .. {end:?}");
+            if at < start || end < at || left < count {
+                beyond(count, at.cast(), start.cast(), end.cast());
+            }
         }
         let _ = count;
         self.raw

@@ -210,8 +210,17 @@ impl<'a, T> Block<'a, T> {
 /// The start of a row, from which on its width can be reached, of so many rows.
 #[cfg(debug_assertions)]
 pub(crate) fn within<P: Raw>(start: Pointer<P>, row: isize, (rows, width): (usize, usize)) -> Pointer<P> {
-    assert!(0 <= row && row < rows as isize, "row {row} of {rows}");
+    if row < 0 || rows as isize <= row {
+        no_row(row, rows);
+    }
     start.limit(width)
+}
+
+#[cfg(debug_assertions)]
+#[cold]
+#[inline(never)]
+fn no_row(row: isize, rows: usize) -> ! {
+    panic!("row {row} of {rows}")
 }
 
 /// Elements of the fewest whole rows that are more than half a page.
