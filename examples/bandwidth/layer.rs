@@ -77,7 +77,10 @@ fn training(layer: &Layer, batch: usize, len: usize) -> Result<Contenders<'_>> {
         let cfg = QuickSsmConfig { checkpoint, ..cfg.clone() };
         let layer = support::layer_of(&cfg, variables)?;
         let xs = xs.clone();
-        let run = move |_| layer.forward(&xs)?.sum_all()?.backward().map(drop);
+        let run = move |_| {
+            layer.forward(&xs)?.sum_all()?.backward()?;
+            Ok(())
+        };
         candle_core::Result::Ok(Some(Box::new(run) as Contender))
     };
     let products = Products::new(layer, batch * len)?;
@@ -86,7 +89,8 @@ fn training(layer: &Layer, batch: usize, len: usize) -> Result<Contenders<'_>> {
         checkpointed(true)?,
         Some(Box::new(move |_| {
             let (ys, _) = support::composed::forward(cfg, variables, &xs, None)?;
-            ys.sum_all()?.backward().map(drop)
+            ys.sum_all()?.backward()?;
+            Ok(())
         })),
         Some(Box::new(move |_| Ok(products.forward().and_then(|()| products.backward())?))),
     ])
