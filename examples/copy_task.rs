@@ -17,8 +17,10 @@ use candle_core::{DType, Device, Result, Tensor, D};
 use candle_nn::loss::cross_entropy;
 use candle_nn::{VarBuilder, VarMap};
 use clap::Parser;
-use common::{model::SequenceModel, report::Report, train};
-use quick_ssm::QuickSsmConfig;
+use common::checkpoint;
+use common::model::{ModelConfig, SequenceModel};
+use common::report::{self, after_each_step, from_zero, Chart, Progress};
+use common::train::{self, scalar, Options, Trainer};
 use rand::{rngs::StdRng, Rng, SeedableRng};
 
 #[global_allocator]
@@ -73,29 +75,40 @@ fn main() -> anyhow::Result<()> {
     let mut rng = StdRng::seed_from_u64(args.seed);
     let varmap = VarMap::new();
     let vb = VarBuilder::from_varmap(&varmap, DType::F32, &device);
-    // the model is small: memory for a faster backward pass
-    let cfg =
-        QuickSsmConfig { state_size_mult: args.state_size_mult, checkpoint: false, ..QuickSsmConfig::new(args.hidden) };
-    let model = SequenceModel::new(LETTERS as usize + 1, LETTERS as usize, args.layers, &cfg, vb)?;
+    let cfg = ModelConfig {
+        symbols: LETTERS as usize + 1,
+        outputs: LETTERS as usize,
+        layers: args.layers,
+        hidden: args.hidden,
+        state_size_mult: args.state_size_mult,
+        mlp_mult: None,
+    };
+    let model = SequenceModel::new(&cfg, vb)?;
     train::initialise(&varmap, &mut rng)?;
 
-    let mut trainer = train::Trainer::new(&varmap, args.lr, args.steps)?;
-    let mut report = Report::new(args.steps)?;
-    for _ in 0..args.steps {
+    let mut trainer = Trainer::new(&varmap, Options { rate: args.lr, weight_decay: 0., steps: args.steps })?;
+    let progress = Progress::new(args.steps, 0)?;
+    let (mut losses, mut accuracies) = (vec![], vec![]);
+    for step in 1..=args.steps {
         let strings = strings(&mut rng, args.batch_size, args.seq_len, false, &device)?;
         let (loss, accuracy) = evaluate(&model, &strings)?;
         trainer.step(&loss)?;
-        report.step(scalar(&loss)?, accuracy);
+        losses.push(scalar(&loss)?);
+        accuracies.push(accuracy);
+        progress.step(step, format!("loss {:.4} token-acc {accuracy:.3}", losses[step - 1]));
     }
-    report.finish();
+    drop(progress);
 
     let unseen = strings(&mut rng, 512, args.seq_len, true, &device)?;
     let (loss, accuracy) = evaluate(&model, &unseen)?;
     if let Some(path) = &args.plot {
-        report.plot(path)?;
+        let chart = |title, range, lines| Chart { title, x: "step", logarithmic: false, range, lines };
+        let lines = [[("", after_each_step(&losses))], [("", after_each_step(&accuracies))]];
+        let charts = [chart("loss", from_zero(&losses), &lines[0]), chart("token accuracy", (0., 1.05), &lines[1])];
+        report::plot(path, &charts)?;
     }
     if let Some(path) = &args.save {
-        varmap.save(path)?;
+        checkpoint::save(path, &cfg, trainer.values()?)?;
     }
     println!("final loss {:.6} token-acc {accuracy:.4}", scalar(&loss)?);
     Ok(())
@@ -124,8 +137,4 @@ fn evaluate(model: &SequenceModel, strings: &Tensor) -> Result<(Tensor, f64)> {
     let targets = strings.flatten_all()?;
     let right = logits.argmax(D::Minus1)?.eq(&targets)?.to_dtype(DType::F32)?.mean_all()?;
     Ok((cross_entropy(&logits, &targets)?, scalar(&right)?))
-}
-
-fn scalar(t: &Tensor) -> Result<f64> {
-    Ok(f64::from(t.to_scalar::<f32>()?))
 }

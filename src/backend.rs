@@ -55,7 +55,8 @@ pub(crate) struct GatedInputs {
 impl GatedInputs {
     pub fn new(problem: &Problem, p: &Tensor, a_bias: Option<&Tensor>, h0: Option<&Tensor>) -> Result<Self> {
         let p = p.detach();
-        let p = if p.dims().last() == Some(&0) || p.stride().last() == Some(&1) { p } else { p.force_contiguous()? };
+        let in_place = p.elem_count() == 0 || p.stride().last() == Some(&1);
+        let p = if in_place { p } else { copied(&p)? };
         let acc = |t: &Tensor| state(problem, t);
         Ok(Self { p, a_bias: a_bias.map(acc).transpose()?, h0: h0.map(acc).transpose()? })
     }
@@ -65,14 +66,38 @@ impl GatedInputs {
 pub(crate) fn readable(t: &Tensor) -> Result<Tensor> {
     let t = t.detach();
     match (t.dims(), t.stride()) {
-        (&[_, _, channels], &[_, _, stride]) if channels > 1 && stride > 1 => t.contiguous(),
+        (&[_, _, channels], &[_, _, stride]) if channels > 1 && stride > 1 => copied(&t),
         _ => Ok(t),
     }
 }
 
 /// A state, contiguous and in the accumulation dtype.
 pub(crate) fn state(problem: &Problem, h: &Tensor) -> Result<Tensor> {
-    cast(&h.detach(), problem.acc)?.contiguous()
+    let h = h.detach();
+    match h.is_contiguous() {
+        true => cast(&h, problem.acc),
+        false => cast(&copied(&h)?, problem.acc),
+    }
+}
+
+/// A contiguous copy. A broadcast tensor can have more elements than there is memory for, and where there is none candle
+/// would end the process.
+pub(crate) fn copied(t: &Tensor) -> Result<Tensor> {
+    check_memory(t.elem_count(), t.dtype(), t.device())?;
+    t.force_contiguous()
+}
+
+/// Zeros, or an error where there is no memory for them.
+pub(crate) fn zeros(dims: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+    check_memory(dims.iter().product(), dtype, device)?;
+    Tensor::zeros(dims, dtype, device)
+}
+
+fn check_memory(elements: usize, dtype: DType, device: &Device) -> Result<()> {
+    match device {
+        Device::Cpu => cpu::memory::<u8>(elements * dtype.size_in_bytes()).map(drop),
+        _ => Ok(()),
+    }
 }
 
 /// `t` in another dtype. No kernel can be launched on a tensor without elements, so that one is made anew.

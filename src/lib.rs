@@ -12,6 +12,7 @@ pub mod guide;
 mod layer;
 mod problem;
 pub mod reference;
+mod rg_lru;
 mod scan;
 #[cfg(feature = "simt")]
 #[doc(hidden)]
@@ -19,4 +20,5 @@ pub mod simt;
 
 pub use custom_op::{apply_op4, CustomOp4};
 pub use layer::{QuickSsm, QuickSsmConfig, QuickSsmState};
+pub use rg_lru::{RgLru, RgLruConfig, RgLruState};
 pub use scan::{scan, Scan};

@@ -21,6 +21,7 @@ pub(crate) fn check_inputs(args: &[(&str, &Tensor)]) -> Result<(usize, usize, us
         bail!("{first}: expected shape [B, L, D] (batch, time, channel), got rank {} {:?}", x.rank(), x.dims())
     };
     check_float(first, x.dtype())?;
+    check_addressable(first, x.dims())?;
     for &(name, t) in rest {
         expect_shape(name, t, x.dims(), &format!("that of {first}"))?;
         if t.dtype() != x.dtype() {
@@ -41,6 +42,7 @@ pub(crate) fn check_gated(p: &Tensor, a_bias: Option<&Tensor>) -> Result<(usize,
         )
     };
     check_float("p", p.dtype())?;
+    check_addressable("p", p.dims())?;
     if !columns.is_multiple_of(PARTS) {
         bail!("p: expected shape [B, L, 5S], whose columns are five parts of S channels, got {:?}", p.dims())
     }
@@ -64,7 +66,20 @@ pub(crate) fn check_float(name: &str, dtype: DType) -> Result<()> {
     }
 }
 
-fn check_device(name: &str, t: &Tensor, first: &str, x: &Tensor) -> Result<()> {
+/// Checks that as many elements can be addressed. A broadcast tensor can have more of them than there is room for.
+///
+/// An empty tensor may have any sizes of which candle computes the strides and the product without an overflow.
+pub(crate) fn check_addressable(name: &str, dims: &[usize]) -> Result<()> {
+    let times = |elements: usize, size: &usize| elements.checked_mul(*size);
+    let (elements, strides) = (dims.iter().try_fold(1, times), dims.iter().rev().try_fold(1, times));
+    match elements.and_then(|elements| elements.checked_mul(size_of::<f64>())) {
+        Some(bytes) if bytes <= isize::MAX as usize && strides.is_some() => Ok(()),
+        _ => bail!("{name}: expected a shape whose elements can be addressed, got {dims:?}"),
+    }
+}
+
+/// Checks that an argument is on the device of `x`, which the message calls `first`.
+pub(crate) fn check_device(name: &str, t: &Tensor, first: &str, x: &Tensor) -> Result<()> {
     let (expected, got) = (x.device(), t.device());
     if !got.same_device(expected) {
         bail!("{name}: expected device {:?}, that of {first}, got {:?}", expected.location(), got.location())
@@ -72,11 +87,23 @@ fn check_device(name: &str, t: &Tensor, first: &str, x: &Tensor) -> Result<()> {
     Ok(())
 }
 
-fn expect_shape(name: &str, t: &Tensor, expected: &[usize], whose: &str) -> Result<()> {
+/// Checks a shape, of which the message says `whose` it is.
+pub(crate) fn expect_shape(name: &str, t: &Tensor, expected: &[usize], whose: &str) -> Result<()> {
     if t.dims() != expected {
         bail!("{name}: expected shape {expected:?}, {whose}, got {:?}", t.dims())
     }
     Ok(())
+}
+
+/// Checks indices of the rows of `t`: a vector of integers on its device.
+pub(crate) fn check_indices(name: &str, indices: &Tensor, t: &Tensor) -> Result<()> {
+    if indices.rank() != 1 {
+        bail!("{name}: expected a vector of indices, got rank {} {:?}", indices.rank(), indices.dims())
+    }
+    if !indices.dtype().is_int() {
+        bail!("{name}: expected dtype u8, u32 or i64, got {:?}", indices.dtype())
+    }
+    check_device(name, indices, "the state", t)
 }
 
 /// The sequences of a batch.
@@ -120,6 +147,11 @@ impl Problem {
             Sequences::Dense => self.batch,
             Sequences::Packed(offsets) => offsets.len() - 1,
         }
+    }
+
+    /// Whether no sequence has a step: all states are the initial ones then.
+    pub fn is_empty(&self) -> bool {
+        self.batch == 0 || self.len == 0 || self.channels == 0
     }
 
     /// The shape of `x`.

@@ -14,6 +14,9 @@ use crate::problem::{accumulation_dtype, check_inputs};
 /// Where the four arguments are not of one rank-3 shape, one floating dtype and one device.
 pub fn scan(x: &Tensor, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
     let (batch, len, channels) = check_inputs(&[("x", x), ("a", a), ("b", b), ("c", c)])?;
+    if x.elem_count() == 0 {
+        return Tensor::zeros(x.shape(), x.dtype(), x.device());
+    }
     let acc = accumulation_dtype(x.dtype());
     let wide = |t: &Tensor| t.to_dtype(acc);
     let (u, a, c) = ((wide(b)? * wide(x)?)?, wide(a)?, wide(c)?);
@@ -24,10 +27,7 @@ pub fn scan(x: &Tensor, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
         h = ((at(&a)? * h)? + at(&u)?)?;
         ys.push((at(&c)? * &h)?);
     }
-    match ys.is_empty() {
-        true => Tensor::zeros((batch, 0, channels), x.dtype(), x.device()),
-        false => Tensor::stack(&ys, 1)?.to_dtype(x.dtype()),
-    }
+    Tensor::stack(&ys, 1)?.to_dtype(x.dtype())
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use candle_core::{bail, DType, Error, Result, Shape, Tensor};
 
 use crate::autograd::{attach, Backward};
 use crate::backend::{backward, cast, forward, Forward, Gradients, Inputs, Wanted};
-use crate::problem::{accumulation_dtype, check_float, check_inputs, check_offsets, Problem, Sequences};
+use crate::problem::{
+    accumulation_dtype, check_addressable, check_float, check_inputs, check_offsets, Problem, Sequences,
+};
 
 /// The gated linear recurrence `h_t = a_t h_{t-1} + b_t x_t`, `y_t = c_t h_t`, from a state of zeros.
 ///
@@ -217,6 +219,8 @@ impl Scan {
             #[cfg(feature = "simt")]
             emulation: crate::simt::current(first.device()),
         };
+        let (sequences, channels) = problem.state_dims();
+        check_addressable(name, &[sequences, channels])?;
         if let Some(h0) = &self.initial_state {
             problem.check_state("h0", h0, name, first)?;
         }

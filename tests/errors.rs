@@ -186,6 +186,76 @@ fn device() -> Result<()> {
     Ok(())
 }
 
+/// Broadcast tensors have as many elements as one likes, and empty ones as large a dimension.
+#[test]
+fn sizes_that_cannot_be() -> Result<()> {
+    let of = |dims: [usize; 3]| {
+        let base = dims.map(|size| usize::from(size > 0));
+        Tensor::ones(&base[..], DType::F32, &Device::Cpu)?.broadcast_as(&dims[..])
+    };
+    let (huge, half) = (usize::MAX, 1 << 62);
+    for dims in [[huge, 1, 1], [1, huge, 1], [1, 1, huge], [huge, huge, huge], [half, 4, 1], [1 << 31, 1 << 31, 2]] {
+        let x = of(dims)?;
+        for result in entry_points(&Scan::new(), 0, &x, &x) {
+            fails(result, "x", &["addressed", &format!("{dims:?}")]);
+        }
+        fails(scan(&x, &x, &x, &x), "x", &["addressed"]);
+        fails(reference::scan(&x, &x, &x, &x), "x", &["addressed"]);
+    }
+    for dims in [[huge, 1, 5], [1, huge, 5], [1, 1, huge]] {
+        fails(Scan::new().apply_gated(&of(dims)?, None), "p", &["addressed", &format!("{dims:?}")]);
+    }
+    // empty, but with strides that cannot be
+    let x = of([0, half, half])?;
+    fails(scan(&x, &x, &x, &x), "x", &["addressed"]);
+    // no elements, but as many states
+    for dims in [[half, 0, 4], [1, 0, half]] {
+        let x = of(dims)?;
+        fails(Scan::new().apply_with_state(&x, &x, &x, &x), "x", &["addressed"]);
+    }
+    Ok(())
+}
+
+/// Nothing is computed of nothing, however large the other dimensions are.
+#[test]
+fn large_and_empty() -> Result<()> {
+    let huge = usize::MAX >> 4;
+    for dims in [[huge, 0, 0], [0, huge, 3], [0, 0, huge], [huge, 1, 0]] {
+        let x = Tensor::zeros(&dims[..], DType::F32, &Device::Cpu)?;
+        let (y, last) = Scan::new().apply_with_state(&x, &x, &x, &x)?;
+        assert_eq!((y.dims(), last.dims()), (&dims[..], &[dims[0], dims[2]][..]));
+        assert_eq!(Scan::new().states(&x, &x, &x)?.dims(), dims);
+        let grads = Scan::new().gradients(&x, &x, &x, &x, &x)?;
+        assert!(grads.iter().all(|grad| grad.dims() == dims));
+        assert_eq!(reference::scan(&x, &x, &x, &x)?.dims(), dims);
+    }
+    Ok(())
+}
+
+/// What can be addressed is still more than there is memory for.
+#[test]
+fn more_than_there_is_memory_for() -> Result<()> {
+    let ones = |dims: [usize; 3]| Tensor::ones((1, 1, 1), DType::F32, &Device::Cpu)?.broadcast_as(&dims[..]);
+    let no_memory = |result: Result<()>| {
+        let message = result.expect_err("more than there is").to_string();
+        assert!(message.contains("expected memory"), "{message}");
+    };
+    for dims in [[1 << 50, 1, 1], [1, 1 << 50, 1], [1, 1, 1 << 50]] {
+        let x = ones(dims)?;
+        entry_points(&Scan::new(), 0, &x, &x).into_iter().for_each(no_memory);
+    }
+    no_memory(Scan::new().apply_gated(&ones([1, 1, 5 << 48])?, None).map(drop));
+    no_memory(Scan::new().apply_gated(&ones([1 << 48, 1, 5])?, None).map(drop));
+    // a copy of every other channel, of states without a step
+    let strided = Tensor::ones((1, 1, 2, 2), DType::F32, &Device::Cpu)?.narrow(3, 0, 1)?.squeeze(3)?;
+    let x = strided.broadcast_as((1 << 50, 1, 2))?;
+    no_memory(scan(&x, &x, &x, &x).map(drop));
+    let x = Tensor::zeros((1 << 50, 0, 1), DType::F32, &Device::Cpu)?;
+    no_memory(Scan::new().apply_with_state(&x, &x, &x, &x).map(drop));
+    assert_eq!(scan(&x, &x, &x, &x)?.dims(), [1 << 50, 0, 1]);
+    Ok(())
+}
+
 #[test]
 fn the_functions() {
     let (good, wide, flat) = (good(), ones(&[2, 3, 4], DType::F64), ones(&[2, 3], DType::F32));

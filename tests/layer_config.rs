@@ -116,6 +116,18 @@ fn inputs_that_do_not_fit_are_errors() -> Result<()> {
 }
 
 #[test]
+fn sizes_that_cannot_be_are_errors() -> Result<()> {
+    let (layer, _) = layer(&QuickSsmConfig::new(4), DType::F32, 1)?;
+    assert_error(layer.zero_state(usize::MAX), &["batch_dim", "addressed"]);
+    assert_error(layer.zero_state(1 << 50), &["memory"]);
+    let one = Tensor::ones((1, 1, 4), DType::F32, &CPU)?;
+    assert_error(layer.forward(&one.broadcast_as((usize::MAX, 1, 4))?), &["xs", "addressed"]);
+    assert_error(layer.forward(&one.broadcast_as((1 << 50, 1, 4))?), &["memory"]);
+    assert_error(layer.seq(&one.broadcast_as((1, usize::MAX, 4))?), &["input", "addressed"]);
+    Ok(())
+}
+
+#[test]
 fn states_that_cannot_be_are_errors() -> Result<()> {
     assert_error(QuickSsmState::new(zeros(&[4])?, zeros(&[2, 4])?), &["y", "[B, H]", "rank 1"]);
     assert_error(QuickSsmState::new(zeros(&[2, 4])?, zeros(&[2, 3, 4])?), &["h", "[B, S]", "rank 3"]);

@@ -10,7 +10,8 @@ use serde::Serialize;
 use crate::data::{Data, Pass};
 use crate::measure::interleaved;
 use crate::passes::{contender, Operation};
-use crate::stream::{Element, Pages};
+use crate::stream::Element;
+use crate::yardstick::clock;
 use crate::Args;
 
 /// One size of a sweep.
@@ -37,16 +38,15 @@ fn shapes(size: usize, most: usize) -> Vec<[usize; 3]> {
 
 /// Measures `B`, `L` and `D`, each up to as much as `memory` bytes hold, and prints a line for each point.
 pub fn measure<T: Element>(device: &Device, args: &Args, memory: usize) -> Result<Vec<Point>> {
-    // five arguments, the same as variables, four gradients, and the yardstick's output
+    // five arguments, the same as variables, and four gradients
     let most = memory / (14 * T::DTYPE.size_in_bytes());
     let mut points = vec![];
     println!("| size | shape | forward ms | ns/element | gradients ms | ns/element |\n|---|---|---|---|---|---|");
     for (size, name) in ["B", "L", "D"].into_iter().enumerate() {
         for shape in shapes(size, most) {
             let sets = [Data::random(shape, T::DTYPE, args.seed, device)?];
-            let clock = Data::yardstick::<T>(device, Pass::Forward, shape, 1, Pages::Any)?.0;
             let contenders = vec![contender(Pass::Forward, &sets)?, contender(Pass::Gradients, &sets)?];
-            let times = interleaved(&*clock, args.rounds as usize, contenders)?;
+            let times = interleaved(&*clock(device)?, args.rounds as usize, contenders)?;
             let [forward, gradients] = [0, 1].map(|n: usize| times.get(n).map_or(f64::NAN, |t| t.median()));
             let ns = |seconds: f64| seconds * 1e9 / shape.iter().product::<usize>() as f64;
             let point = Point { size: name, shape, forward_ns: ns(forward), gradients_ns: ns(gradients) };

@@ -11,8 +11,8 @@
 //! scan of a state that fades away. All take turns in one run.
 //!
 //! `--table gated` is of the gated scan, whose passes read five tensors and write one, and read six and write five.
-//! `--table against` puts the scan beside the recurrence computed step by step, and `--table growth` shows how its cost
-//! grows with each size.
+//! `--table against` puts the scan beside the recurrence computed step by step, `--table growth` shows how its cost grows
+//! with each size, and `--table layer` is of the layer beside the same one of candle's operations.
 
 mod against;
 #[cfg(feature = "cuda")]
@@ -21,6 +21,7 @@ mod data;
 mod gated;
 mod graph;
 mod growth;
+mod layer;
 mod measure;
 mod passes;
 mod report;
@@ -31,7 +32,7 @@ mod yardstick;
 use std::path::PathBuf;
 
 use anyhow::{ensure, Context, Result};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use clap::{Parser, ValueEnum};
 use half::{bf16, f16};
 
@@ -72,6 +73,9 @@ struct Args {
     /// Stay on the CPU where there is a CUDA device
     #[arg(long)]
     cpu: bool,
+    /// Channels of the layer's state for each of its input's
+    #[arg(long, default_value_t = 2.)]
+    state_size_mult: f64,
     /// GiB of memory that a growing tensor may fill, with all that it needs
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     memory: u32,
@@ -97,6 +101,8 @@ enum Contents {
     Against,
     /// The cost of an element while a size grows
     Growth,
+    /// The layer, of shapes B,L,H: training steps, or where L is 1 steps of generation
+    Layer,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -105,6 +111,17 @@ enum Dtype {
     Bf16,
     F16,
     F64,
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::BF16,
+            Dtype::F16 => Self::F16,
+            Dtype::F64 => Self::F64,
+        }
+    }
 }
 
 /// Those that were asked for, or all.
@@ -152,6 +169,18 @@ fn run(args: &Args) -> Result<()> {
             for dtype in or_all(&args.dtype, &[Dtype::F32]) {
                 for shape in or_all(&args.shape, &SHAPES) {
                     by_dtype!(dtype, measure(shape, &device, args, &mut table))?;
+                }
+            }
+            args.json.as_ref().map_or(Ok(()), |path| table.write_json(path))?;
+            args.plot.as_ref().map_or(Ok(()), |path| table.plot(path))
+        }
+        Contents::Layer => {
+            use layer::{measure, CONTENDERS, SHAPES};
+            let mut table = Table::new(name, CONTENDERS.to_vec());
+            table.print_heading();
+            for dtype in or_all(&args.dtype, &[Dtype::F32]) {
+                for shape in or_all(&args.shape, &SHAPES) {
+                    measure(shape, dtype.into(), &device, args, &mut table)?;
                 }
             }
             args.json.as_ref().map_or(Ok(()), |path| table.write_json(path))?;

@@ -14,6 +14,16 @@ pub type Yardstick<D> = Box<dyn Fn(&D, usize) -> Result<()>>;
 /// The clock and the yardstick of a device, with its name.
 pub type Measure<D> = (Box<dyn Clock>, &'static str, Yardstick<D>);
 
+/// The clock of a device.
+pub fn clock(device: &Device) -> Result<Box<dyn Clock>> {
+    match device {
+        Device::Cpu => Ok(Box::new(WallClock)),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => Ok(Box::new(cuda::Events::new(device))),
+        _ => bail!("expected the CPU or a CUDA device, got {:?}", device.location()),
+    }
+}
+
 /// The kernel on the CPU, and copies of as many bytes on a CUDA device.
 pub fn on<D>(
     device: &Device,
@@ -23,13 +33,14 @@ pub fn on<D>(
     num_sets: usize,
     (name, kernel): (&'static str, Yardstick<D>),
 ) -> Result<Measure<D>> {
+    let clock = clock(device)?;
     let bytes = tensors * shape.iter().product::<usize>() * dtype.size_in_bytes();
     match device {
-        Device::Cpu => Ok((Box::new(WallClock), name, kernel)),
+        Device::Cpu => Ok((clock, name, kernel)),
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => {
             let copies = cuda::Copies::new(device, bytes, num_sets)?;
-            Ok((Box::new(cuda::Events::new(device)), "copy", Box::new(move |_, call| copies.run(call))))
+            Ok((clock, "copy", Box::new(move |_, call| copies.run(call))))
         }
         _ => bail!("expected the CPU or a CUDA device, got {:?}, with {num_sets} x {bytes} bytes", device.location()),
     }

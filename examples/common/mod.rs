@@ -1,6 +1,8 @@
 //! What the examples have in common.
 #![allow(dead_code)] // every example uses a part
 
+pub mod adamw;
+pub mod checkpoint;
 pub mod model;
 pub mod report;
 pub mod train;

@@ -1,12 +1,14 @@
 //! Training that gives the same result for the same seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::f64::consts::PI;
 
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, Var};
-use candle_nn::{AdamW, Optimizer, ParamsAdamW, VarMap};
+use candle_core::{bail, Result, Tensor, Var};
+use candle_nn::{ParamsAdamW, VarMap};
 use rand::{rngs::StdRng, Rng};
+
+use super::adamw::{named, AdamW};
 
 /// The variables by name: the map itself has no order that lasts.
 pub fn variables(varmap: &VarMap) -> BTreeMap<String, Var> {
@@ -38,46 +40,56 @@ pub fn initialise(varmap: &VarMap, rng: &mut StdRng) -> Result<()> {
     Ok(())
 }
 
+/// How a model is trained.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// The highest learning rate.
+    pub rate: f64,
+    pub weight_decay: f64,
+    pub steps: usize,
+}
+
 /// AdamW with a warm-up, then a rate that falls along a cosine, and a bound on the norm of the gradient.
 pub struct Trainer {
-    variables: Vec<Var>,
-    optimizer: AdamW,
-    rate: f64,
-    step: usize,
-    steps: usize,
+    adamw: AdamW,
+    options: Options,
 }
 
 const WARM_UP: usize = 50;
 const LARGEST_NORM: f64 = 1.;
 
 impl Trainer {
-    pub fn new(varmap: &VarMap, rate: f64, steps: usize) -> Result<Self> {
-        let variables: Vec<_> = variables(varmap).into_values().collect();
-        let optimizer = AdamW::new(
-            variables.clone(),
-            ParamsAdamW { lr: rate, beta2: 0.98, weight_decay: 0., ..Default::default() },
-        )?;
-        Ok(Self { variables, optimizer, rate, step: 0, steps })
+    pub fn new(varmap: &VarMap, options: Options) -> Result<Self> {
+        let weight_decay = options.weight_decay;
+        let adamw = ParamsAdamW { beta2: 0.98, weight_decay, ..Default::default() };
+        Ok(Self { adamw: AdamW::new(variables(varmap), adamw)?, options })
+    }
+
+    /// The steps that have been made.
+    pub fn steps(&self) -> usize {
+        self.adamw.steps()
     }
 
     pub fn step(&mut self, loss: &Tensor) -> Result<()> {
         let mut grads = loss.backward()?;
         self.clip(&mut grads)?;
-        let warm_up = (self.step + 1) as f64 / WARM_UP as f64;
-        let cosine = 0.5 * (1. + (PI * self.step as f64 / self.steps as f64).cos());
-        self.optimizer.set_learning_rate(self.rate * warm_up.min(1.) * cosine);
-        self.step += 1;
-        self.optimizer.step(&grads)
+        let Options { rate, steps, .. } = self.options;
+        let warm_up = (self.steps() + 1) as f64 / WARM_UP as f64;
+        let cosine = 0.5 * (1. + (PI * self.steps() as f64 / steps as f64).cos());
+        self.adamw.step(&grads, rate * warm_up.min(1.) * cosine)
     }
 
     fn clip(&self, grads: &mut GradStore) -> Result<()> {
         let mut sum = 0f64;
-        for grad in self.variables.iter().filter_map(|var| grads.get(var)) {
-            sum += f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?);
+        for grad in self.adamw.variables().filter_map(|(_, var)| grads.get(var)) {
+            sum += scalar(&grad.sqr()?.sum_all()?)?;
         }
         let norm = sum.sqrt();
+        if !norm.is_finite() {
+            bail!("step {}: the gradient is not finite; a lower learning rate may help", self.steps() + 1)
+        }
         if norm > LARGEST_NORM {
-            for var in &self.variables {
+            for (_, var) in self.adamw.variables() {
                 if let Some(grad) = grads.remove(var) {
                     grads.insert(var, (grad * (LARGEST_NORM / norm))?);
                 }
@@ -85,4 +97,27 @@ impl Trainer {
         }
         Ok(())
     }
+
+    /// The current values of the variables, by name.
+    pub fn values(&self) -> Result<HashMap<String, Tensor>> {
+        self.adamw.variables().map(|(name, var)| Ok((name.clone(), var.copy()?.detach()))).collect()
+    }
+
+    /// Everything that [`restore`](Self::restore) needs, besides the number of steps.
+    pub fn tensors(&self) -> Result<HashMap<String, Tensor>> {
+        Ok(self.values()?.into_iter().chain(self.adamw.moments()).collect())
+    }
+
+    /// Goes on where another trainer of the same variables was after `steps` steps.
+    pub fn restore(&mut self, steps: usize, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        for (name, var) in self.adamw.variables() {
+            var.set(&named(tensors, name, var)?.to_dtype(var.dtype())?)?;
+        }
+        self.adamw.restore(steps, tensors)
+    }
+}
+
+/// The value of a tensor of one element, in f32.
+pub fn scalar(t: &Tensor) -> Result<f64> {
+    Ok(f64::from(t.to_scalar::<f32>()?))
 }

@@ -13,6 +13,7 @@ use super::chain::{carry_over, chunks, compose, run_jobs, Chain, Composite};
 use super::form::{Adjoint, Form, Gradients, Terms};
 use super::forward_pass::{copy, Advance};
 use super::plan::{Job, Plan};
+use super::pointer::Pointer;
 use super::simd::{dispatch, sweep, Element, Isa, Lanes, Recurrence, Vectorised};
 use super::view::{Block, View};
 
@@ -87,8 +88,8 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
             let compose = Compose {
                 terms: scan.form.terms(&place, rows),
                 g: scan.g.block(&place, g),
-                product: tile.product.as_mut_ptr(),
-                z: tile.state.as_mut_ptr(),
+                product: Pointer::to_mut(&mut tile.product),
+                z: Pointer::to_mut(&mut tile.state),
             };
             // SAFETY: all blocks are of this place; the caller vouches for the processor.
             unsafe { sweep::<I, _>(&compose, place.rows(), width) };
@@ -115,7 +116,7 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
                 first.copy_from_slice(&scan.saved[at..at + width]);
                 carry.clear();
                 carry.extend_from_slice(first);
-                let advance = Advance { terms: scan.form.terms(&place, rows), h: carry.as_mut_ptr() };
+                let advance = Advance { terms: scan.form.terms(&place, rows), h: Pointer::to_mut(carry) };
                 let states = States { advance, h: BlockMut::adjacent(after, width) };
                 // SAFETY: all blocks are of this place; the caller vouches for the processor.
                 unsafe { sweep::<I, _>(&states, place.rows(), width) };
@@ -124,7 +125,7 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
             let adjoint = Adjoint {
                 g: scan.g.block(&place, g),
                 h: Block::backward(if need_states { states } else { &[] }, width),
-                z: z.as_mut_ptr(),
+                z: Pointer::to_mut(z),
             };
             // SAFETY: no other job has this place nor this chunk of its columns; all blocks are of this place, and `h` is
             // where it is read; the caller vouches for the processor.
@@ -144,8 +145,8 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
 struct Compose<'a, X, G: Element> {
     terms: X,
     g: Block<'a, G>,
-    product: *mut G::Acc,
-    z: *mut G::Acc,
+    product: Pointer<*mut G::Acc>,
+    z: Pointer<*mut G::Acc>,
 }
 
 impl<X: Terms, G: Element<Acc = X::Acc>> Recurrence for Compose<'_, X, G> {

@@ -2,6 +2,12 @@
 
 use std::mem::MaybeUninit;
 
+use candle_core::{bail, Result};
+
+use super::pointer::Pointer;
+use super::simd::{Isa, LINE};
+#[cfg(debug_assertions)]
+use super::view::within;
 use super::view::{rows_ahead, Place};
 
 /// Elements that nobody has written yet. Clearing them first would cost a pass over memory.
@@ -17,11 +23,20 @@ unsafe impl<T: Send> Sync for Buffer<T> {}
 // SAFETY: `start` points into `memory`, which moves along.
 unsafe impl<T: Send> Send for Buffer<T> {}
 
+/// Room for so many elements, or an error where there is none.
+pub(crate) fn memory<T>(len: usize) -> Result<Vec<T>> {
+    let mut memory = Vec::new();
+    match memory.try_reserve_exact(len) {
+        Ok(()) => Ok(memory),
+        Err(_) => bail!("quick-ssm: expected memory for {len} elements of {} bytes, got none", size_of::<T>()),
+    }
+}
+
 impl<T: Copy> Buffer<T> {
-    pub fn new(len: usize) -> Self {
-        let mut memory = Vec::with_capacity(len);
+    pub fn new(len: usize) -> Result<Self> {
+        let mut memory = memory(len)?;
         ask_for_huge_pages(&mut memory);
-        Self { start: memory.as_mut_ptr(), len, memory }
+        Ok(Self { start: memory.as_mut_ptr(), len, memory })
     }
 
     /// The elements `at .. at + width`.
@@ -51,7 +66,7 @@ impl<T: Copy> Buffer<T> {
             false => (times.start, stride as isize),
             true => (times.end.saturating_sub(1), -(stride as isize)),
         };
-        BlockMut::new(self.start.wrapping_add(at(first)), stride)
+        BlockMut::new(Pointer::to_raw(self.start, self.len).add(at(first)), stride, place.rows(), place.width())
     }
 
     /// The elements.
@@ -89,35 +104,47 @@ fn ask_for_huge_pages<T>(memory: &mut Vec<T>) {
 /// Rows of elements to be written, at a constant distance from one another.
 #[derive(Clone, Copy)]
 pub(crate) struct BlockMut<T> {
-    first: *mut T,
+    first: Pointer<*mut T>,
     stride: isize,
     /// Elements of some whole rows, about a page.
     ahead: isize,
+    #[cfg(debug_assertions)]
+    size: (usize, usize),
 }
 
 impl<T> BlockMut<T> {
-    fn new(first: *mut T, stride: isize) -> Self {
-        Self { first, stride, ahead: rows_ahead::<T>(stride) }
+    fn new(first: Pointer<*mut T>, stride: isize, rows: usize, width: usize) -> Self {
+        let _ = (rows, width);
+        Self {
+            first,
+            stride,
+            ahead: rows_ahead::<T>(stride),
+            #[cfg(debug_assertions)]
+            size: (rows, width),
+        }
     }
 
     /// Adjacent rows in their order.
     pub fn adjacent(elements: &mut [T], width: usize) -> Self {
-        Self::new(elements.as_mut_ptr(), width as isize)
+        let rows = elements.len() / width.max(1);
+        Self::new(Pointer::to_mut(elements), width as isize, rows, width)
     }
 
     /// Where a channel of a row is.
-    ///
-    /// # Safety
-    /// The row and the channel must lie within the block.
     #[inline(always)]
-    pub unsafe fn at(&self, row: isize, channel: usize) -> *mut T {
-        // SAFETY: within the elements that the block was made of, says the caller.
-        unsafe { self.first.offset(row * self.stride).add(channel) }
+    pub fn at(&self, row: isize, channel: usize) -> Pointer<*mut T> {
+        let row_start = self.first.offset(row * self.stride);
+        #[cfg(debug_assertions)]
+        let row_start = within(row_start, row, self.size);
+        row_start.add(channel)
     }
 
-    /// Where a channel of a row is that lies about a page ahead: to be fetched, not to be accessed.
+    /// Asks for memory about a page ahead of a channel of a row, once for each cache line: a write to memory that no cache
+    /// holds waits until it is there.
     #[inline(always)]
-    pub fn ahead(&self, row: isize, channel: usize) -> *const T {
-        self.first.wrapping_offset(row * self.stride + self.ahead).wrapping_add(channel)
+    pub fn fetch_ahead<I: Isa>(&self, row: isize, channel: usize) {
+        if channel.is_multiple_of(LINE / size_of::<T>()) {
+            I::prefetch_for_write(self.first.offset(row * self.stride + self.ahead).add(channel).address());
+        }
     }
 }

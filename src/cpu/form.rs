@@ -1,6 +1,7 @@
 //! The forms of the recurrence `h_t = gate_t h_{t-1} + input_t`, `y_t = readout_t h_t`: what its terms are made of, and
 //! where their gradients go.
 
+use super::pointer::Pointer;
 use super::simd::{Accumulator, Element, Isa, Recurrence};
 use super::view::{Block, Place};
 
@@ -32,6 +33,9 @@ pub(crate) trait Terms {
     /// # Safety
     /// As for [`gate`](Self::gate).
     unsafe fn readout<I: Isa>(&self, row: isize, at: usize) -> I::V<Self::Acc>;
+
+    /// Asks for what [`readout`](Self::readout) will read.
+    fn fetch_readout<I: Isa>(&self, row: isize, at: usize);
 }
 
 /// Where the gradients of a form go.
@@ -67,5 +71,5 @@ pub(crate) struct Adjoint<'s, G: Element> {
     /// The states after the steps, and one row further on those before them; nothing where they are not read.
     pub h: Block<'s, G::Acc>,
     /// `z_t = gate_t dh_t` of the last step; left with that of the first one.
-    pub z: *mut G::Acc,
+    pub z: Pointer<*mut G::Acc>,
 }

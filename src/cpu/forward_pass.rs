@@ -6,6 +6,7 @@ use super::buffer::{BlockMut, Buffer};
 use super::chain::{carry_over, chunks, compose, run_jobs, Chain, Composite};
 use super::form::{Form, Terms};
 use super::plan::{Job, Plan};
+use super::pointer::Pointer;
 use super::simd::{dispatch, sweep, Element, Isa, Lanes, Recurrence, Vectorised};
 
 /// What a forward pass reads and writes.
@@ -68,7 +69,8 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
             let place = sequence.place(&job.steps, columns);
             tile.clear(width);
             let terms = scan.form.terms(&place, rows);
-            let compose = Compose { terms, product: tile.product.as_mut_ptr(), state: tile.state.as_mut_ptr() };
+            let (product, state) = (Pointer::to_mut(&mut tile.product), Pointer::to_mut(&mut tile.state));
+            let compose = Compose { terms, product, state, fetch_readout: scan.y.is_some() };
             // SAFETY: all blocks are of this place; the caller vouches for the processor.
             unsafe { sweep::<I, _>(&compose, place.rows(), width) };
         }
@@ -93,7 +95,7 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
                 continue;
             }
             let place = sequence.place(&steps, columns);
-            let advance = Advance { terms: scan.form.terms(&place, rows), h: h.as_mut_ptr() };
+            let advance = Advance { terms: scan.form.terms(&place, rows), h: Pointer::to_mut(h) };
             // SAFETY: all blocks are of this place, to which no other job writes; the caller vouches for the processor.
             unsafe {
                 match scan.y {
@@ -121,7 +123,7 @@ pub(crate) fn copy<A: Copy>(from: &[A], to: &mut [MaybeUninit<A>]) {
 /// `h = gate h + input`.
 pub(crate) struct Advance<X: Terms> {
     pub terms: X,
-    pub h: *mut X::Acc,
+    pub h: Pointer<*mut X::Acc>,
 }
 
 impl<X: Terms> Recurrence for Advance<X> {
@@ -170,9 +172,7 @@ impl<X: Terms, O: Element<Acc = X::Acc>> Recurrence for Output<X, O> {
     unsafe fn row<I: Isa>(&self, row: isize, at: usize, h: I::V<X::Acc>) -> I::V<X::Acc> {
         // SAFETY: within the blocks, says the caller.
         unsafe {
-            if at.is_multiple_of(LINE / size_of::<O>()) {
-                I::prefetch_for_write(self.y.ahead(row, at));
-            }
+            self.y.fetch_ahead::<I>(row, at);
             let h = self.advance.row::<I>(row, at, h);
             I::write(self.advance.terms.readout::<I>(row, at).mul(h), self.y.at(row, at));
             h
@@ -186,14 +186,14 @@ impl<X: Terms, O: Element<Acc = X::Acc>> Recurrence for Output<X, O> {
     }
 }
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
 /// A step more in a composite: `A = gate A`, `H = gate H + input`.
 struct Compose<X: Terms> {
     terms: X,
-    product: *mut X::Acc,
-    state: *mut X::Acc,
+    product: Pointer<*mut X::Acc>,
+    state: Pointer<*mut X::Acc>,
+    /// Whether the tile is soon gone over again, for what is read out of its states: memory would else have nothing to do
+    /// for one half of the time.
+    fetch_readout: bool,
 }
 
 impl<X: Terms> Recurrence for Compose<X> {
@@ -215,6 +215,9 @@ impl<X: Terms> Recurrence for Compose<X> {
     ) -> (I::V<X::Acc>, I::V<X::Acc>) {
         // SAFETY: within the blocks, says the caller.
         unsafe {
+            if self.fetch_readout {
+                self.terms.fetch_readout::<I>(row, at);
+            }
             let (gate, input) = (self.terms.gate::<I>(row, at), self.terms.input::<I>(row, at));
             (compose(product, gate), gate.mul(h).add(input).flush())
         }

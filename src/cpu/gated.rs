@@ -7,6 +7,7 @@
 use super::buffer::{BlockMut, Buffer};
 use super::form::{Adjoint, Form, Gradients, Terms};
 use super::gates::{sigmoid, Sigmoid};
+use super::pointer::Pointer;
 use super::simd::{Element, Isa, Lanes, Recurrence};
 use super::view::{Block, Place, View};
 use crate::gated::PARTS;
@@ -60,7 +61,7 @@ impl<T: Element> GatedTerms<'_, T> {
     #[inline(always)]
     unsafe fn a<I: Isa>(&self, row: isize, at: usize) -> Sigmoid<I::V<T::Acc>> {
         // SAFETY: within the blocks, says the caller; the bias is as wide.
-        unsafe { sigmoid(read::<I, T>(&self.a, row, at).add(I::read(self.bias.as_ptr().add(at)))) }
+        unsafe { sigmoid(read::<I, T>(&self.a, row, at).add(I::read(Pointer::to(self.bias).add(at)))) }
     }
 }
 
@@ -86,6 +87,12 @@ impl<T: Element> Terms for GatedTerms<'_, T> {
             let ca = read::<I, T>(&self.ca, row, at);
             ca.mul(sigmoid(ca).value).mul(read::<I, T>(&self.cb, row, at))
         }
+    }
+
+    #[inline(always)]
+    fn fetch_readout<I: Isa>(&self, row: isize, at: usize) {
+        self.ca.fetch::<I>(row, at);
+        self.cb.fetch::<I>(row, at);
     }
 }
 
@@ -131,7 +138,7 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
                 d_bias: self.d_bias.map(|sum| {
                     let sum = sum.row(chunk * row + place.columns.start, place.width());
                     sum.iter_mut().for_each(|channel| _ = channel.write(T::Acc::default()));
-                    sum.as_mut_ptr().cast()
+                    Pointer::to_uninit(sum)
                 }),
                 y: self.y.map(|y| y.block(first, row, place)),
             }
@@ -148,7 +155,7 @@ pub(crate) struct GatedSteps<'s, T: Element, G: Element> {
     terms: GatedTerms<'s, T>,
     adjoint: Adjoint<'s, G>,
     dp: Option<[BlockMut<T>; PARTS]>,
-    d_bias: Option<*mut T::Acc>,
+    d_bias: Option<Pointer<*mut T::Acc>>,
     y: Option<BlockMut<G>>,
 }
 

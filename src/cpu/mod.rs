@@ -5,12 +5,14 @@
 mod backward_pass;
 mod buffer;
 mod chain;
+mod empty;
 mod form;
 mod forward_pass;
 mod gated;
 mod gates;
 mod plain;
 mod plan;
+mod pointer;
 pub(crate) mod rows;
 mod simd;
 mod view;
@@ -24,6 +26,7 @@ use half::{bf16, f16};
 use crate::backend::{Forward, GatedGradients, GatedInputs, GatedWanted, Gradients, Inputs, Wanted};
 use crate::gated::PARTS;
 use crate::problem::Problem;
+pub(crate) use buffer::memory;
 use buffer::Buffer;
 use form::Form;
 use gated::Gated;
@@ -48,12 +51,18 @@ macro_rules! by_dtype {
 
 /// The forward pass: `y`, the `last` states, and those before each chunk (`save`).
 pub(crate) fn forward(p: &Problem, inputs: &Inputs, y: bool, last: bool, save: bool) -> Result<Forward> {
-    by_dtype!(p, typed_forward(p, inputs, y, last, save))
+    match p.is_empty() {
+        true => empty::forward(p, inputs.h0.as_ref(), y, last),
+        false => by_dtype!(p, typed_forward(p, inputs, y, last, save)),
+    }
 }
 
 /// The forward pass of a gated scan, as [`forward`].
 pub(crate) fn forward_gated(p: &Problem, inputs: &GatedInputs, y: bool, last: bool, save: bool) -> Result<Forward> {
-    by_dtype!(p, typed_forward_gated(p, inputs, y, last, save))
+    match p.is_empty() {
+        true => empty::forward(p, inputs.h0.as_ref(), y, last),
+        false => by_dtype!(p, typed_forward_gated(p, inputs, y, last, save)),
+    }
 }
 
 fn typed_forward<T: Element, O: Element<Acc = T::Acc>>(
@@ -86,11 +95,11 @@ fn run_forward<F: Form, O: Element<Acc = F::Acc>>(
     last: bool,
     save: bool,
 ) -> Result<Forward> {
-    let plan = Plan::new(p);
     let h0 = h0.map(Held::new);
-    let y = y.then(|| Buffer::<O>::new(p.batch * p.len * p.channels));
-    let last = last.then(|| Buffer::new(p.num_sequences() * p.channels));
-    let saved = save.then(|| Buffer::new(plan.chunks * p.channels));
+    let y = y.then(|| Buffer::<O>::new(p.batch * p.len * p.channels)).transpose()?;
+    let last = last.then(|| Buffer::new(p.num_sequences() * p.channels)).transpose()?;
+    let plan = Plan::new(p)?;
+    let saved = save.then(|| Buffer::new(plan.chunks * p.channels)).transpose()?;
     let pass = forward_pass::Forward {
         plan: &plan,
         channels: p.channels,
@@ -121,7 +130,10 @@ pub(crate) fn backward(
     grad_last: Option<&Tensor>,
     wanted: Wanted,
 ) -> Result<Gradients> {
-    by_dtype!(p, typed_backward(p, inputs, saved, grad_y, grad_last, wanted))
+    match p.is_empty() {
+        true => empty::backward(p, grad_last, wanted),
+        false => by_dtype!(p, typed_backward(p, inputs, saved, grad_y, grad_last, wanted)),
+    }
 }
 
 /// The backward pass of a gated scan, as [`backward`].
@@ -133,7 +145,10 @@ pub(crate) fn backward_gated(
     grad_last: Option<&Tensor>,
     wanted: GatedWanted,
 ) -> Result<GatedGradients> {
-    by_dtype!(p, typed_backward_gated(p, inputs, saved, grad_y, grad_last, wanted))
+    match p.is_empty() {
+        true => empty::backward_gated(p, grad_last, wanted),
+        false => by_dtype!(p, typed_backward_gated(p, inputs, saved, grad_y, grad_last, wanted)),
+    }
 }
 
 fn typed_backward<T: Element, G: Element<Acc = T::Acc>>(
@@ -144,13 +159,13 @@ fn typed_backward<T: Element, G: Element<Acc = T::Acc>>(
     grad_last: Option<&Tensor>,
     wanted: Wanted,
 ) -> Result<Gradients> {
+    let buffer = |wanted: bool| wanted.then(|| Buffer::<T>::new(p.batch * p.len * p.channels)).transpose();
+    let (dx, da, db, dc) = (buffer(wanted.x)?, buffer(wanted.a)?, buffer(wanted.b)?, buffer(wanted.c)?);
     let saved = match saved {
         None if wanted.a || wanted.c => forward(p, inputs, false, false, true)?.saved,
         saved => saved.cloned(),
     };
     let (held, one) = (HeldInputs::new(inputs), T::narrow(T::Acc::ONE));
-    let buffer = |wanted: bool| wanted.then(|| Buffer::<T>::new(p.batch * p.len * p.channels));
-    let (dx, da, db, dc) = (buffer(wanted.x), buffer(wanted.a), buffer(wanted.b), buffer(wanted.c));
     let gradients = plain::PlainGradients::<T, G> {
         len: p.len,
         channels: p.channels,
@@ -174,15 +189,16 @@ fn typed_backward_gated<T: Element, G: Element<Acc = T::Acc>>(
     grad_last: Option<&Tensor>,
     wanted: GatedWanted,
 ) -> Result<GatedGradients> {
+    let rows = p.batch * p.len;
+    let dp = wanted.p.then(|| Buffer::<T>::new(rows * PARTS * p.channels)).transpose()?;
+    let y = wanted.y.then(|| Buffer::<G>::new(rows * p.channels)).transpose()?;
     let saved = match saved {
         None if wanted.p || wanted.a_bias || wanted.y => forward_gated(p, inputs, false, false, true)?.saved,
         saved => saved.cloned(),
     };
+    let chunks = Plan::new(p)?.chunks;
+    let d_bias = wanted.a_bias.then(|| Buffer::<T::Acc>::new(chunks * p.channels)).transpose()?;
     let held = HeldGated::<T>::new(p, inputs);
-    let (rows, chunks) = (p.batch * p.len, Plan::new(p).chunks);
-    let dp = wanted.p.then(|| Buffer::<T>::new(rows * PARTS * p.channels));
-    let d_bias = wanted.a_bias.then(|| Buffer::<T::Acc>::new(chunks * p.channels));
-    let y = wanted.y.then(|| Buffer::<G>::new(rows * p.channels));
     let gradients = gated::GatedGradients {
         len: p.len,
         channels: p.channels,
@@ -220,12 +236,12 @@ fn run_backward<D: form::Gradients>(
     grad_last: Option<&Tensor>,
     wanted: bool,
 ) -> Result<Option<Tensor>> {
-    let plan = Plan::new(p);
+    let plan = Plan::new(p)?;
     let zero = D::Out::narrow(<D::Out as Element>::Acc::default());
     let states = saved.filter(|_| gradients.need_states()).map(Held::new);
     let grad_y = grad_y.map(|g| g.to_dtype(D::Out::DTYPE)).transpose()?;
     let (g, grad_last) = (grad_y.as_ref().map(Held::new), grad_last.map(Held::new));
-    let dh0 = wanted.then(|| Buffer::new(p.num_sequences() * p.channels));
+    let dh0 = wanted.then(|| Buffer::new(p.num_sequences() * p.channels)).transpose()?;
     let pass = backward_pass::Backward {
         plan: &plan,
         channels: p.channels,

@@ -60,6 +60,11 @@ impl<T: Element> Terms for PlainTerms<'_, T> {
         // SAFETY: within the blocks, says the caller.
         unsafe { I::read(self.c.at(row, at)) }
     }
+
+    #[inline(always)]
+    fn fetch_readout<I: Isa>(&self, row: isize, at: usize) {
+        self.c.fetch::<I>(row, at);
+    }
 }
 
 /// The gradients of the arguments, `[B, L, D]` each: those that are wanted.

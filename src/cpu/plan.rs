@@ -7,6 +7,9 @@
 
 use std::ops::Range;
 
+use candle_core::Result;
+
+use super::buffer::memory;
 use super::view::{Place, Run};
 use crate::problem::{Problem, Sequences};
 
@@ -89,30 +92,30 @@ fn chunk_len(p: &Problem) -> usize {
 }
 
 impl Plan {
-    pub fn new(p: &Problem) -> Self {
+    /// That of a scan which has steps.
+    pub fn new(p: &Problem) -> Result<Self> {
         let chunk_len = chunk_len(p);
-        let spans: Vec<(usize, usize, usize)> = match &p.sequences {
-            Sequences::Dense => (0..p.batch).map(|batch| (batch, 0, p.len)).collect(),
-            Sequences::Packed(offsets) => offsets.windows(2).map(|o| (0, o[0], o[1] - o[0])).collect(),
-        };
+        let mut sequences: Vec<Sequence> = memory(p.num_sequences())?;
         let mut chunks = 0;
-        let sequence = |(index, (batch, start, len))| {
-            let first_chunk = chunks;
-            chunks += usize::div_ceil(len, chunk_len);
-            Sequence { index, batch, start, len, reverse: p.reverse, first_chunk }
-        };
-        let sequences: Vec<_> = spans.into_iter().enumerate().map(sequence).collect();
+        for index in 0..p.num_sequences() {
+            let (batch, start, len) = match &p.sequences {
+                Sequences::Dense => (index, 0, p.len),
+                Sequences::Packed(offsets) => (0, offsets[index], offsets[index + 1] - offsets[index]),
+            };
+            sequences.push(Sequence { index, batch, start, len, reverse: p.reverse, first_chunk: chunks });
+            chunks += len.div_ceil(chunk_len);
+        }
         let elements: usize = sequences.iter().map(|s| s.len * p.channels).sum();
         let threads = rayon::current_num_threads().min(elements / TILE + 1);
         let groups = column_groups(p.channels, sequences.len(), threads);
-        let mut jobs = Vec::new();
+        let mut jobs = memory(sequences.len() * groups.len())?;
         for sequence in &sequences {
             jobs.extend(jobs_of(sequence, p.channels, &groups));
         }
         // time-major: when a job starts, its predecessor has at least been started
         jobs.sort_by_key(|job| job.tile);
         let tiles = jobs.last().map_or(0, |job| job.tile + 1);
-        Self { sequences, jobs, chunk_len, chunks, tiles, threads }
+        Ok(Self { sequences, jobs, chunk_len, chunks, tiles, threads })
     }
 
     /// The index of the saved state before `step`, the first of a chunk.

@@ -51,7 +51,7 @@ fn typed_norm<X: Element, T: Element<Acc = X::Acc>>(xs: &Tensor, weight: &Tensor
     let (xs, weight) = (Held::new(xs), Held::new(weight));
     let (xs, weight, eps) =
         (elements::<X>(&xs, rows * width)?, elements::<X::Acc>(&weight, width)?, X::Acc::from_f64(eps));
-    let n = Buffer::<T>::new(rows * width);
+    let n = Buffer::<T>::new(rows * width)?;
     blocks(rows, width, |_, at| {
         // SAFETY: no other block has these rows.
         let to = unsafe { n.row(at.start, at.len()) };
@@ -88,8 +88,8 @@ fn typed_norm_backward<X: Element, T: Element<Acc = X::Acc>>(
     let (xs, weight) = (elements::<X>(&xs, rows * width)?, elements::<X::Acc>(&weight, width)?);
     let grad = elements::<T>(&grad, rows * width)?;
     let residual = residual.as_ref().map(|r| elements::<X>(r, rows * width)).transpose()?;
-    let dx = want_xs.then(|| Buffer::<X>::new(rows * width));
-    let sums = want_weight.then(|| Buffer::<X::Acc>::new(block_count(rows, width) * width));
+    let dx = want_xs.then(|| Buffer::<X>::new(rows * width)).transpose()?;
+    let sums = want_weight.then(|| Buffer::<X::Acc>::new(block_count(rows, width) * width)).transpose()?;
     blocks(rows, width, |block, at| {
         // SAFETY: no other block has these rows, nor this row of sums.
         let (dx, sum) = unsafe {
@@ -126,7 +126,7 @@ fn typed_add<X: Element, T: Element<Acc = X::Acc>>(
     let (ys, bias, residual) = (Held::new(ys), Held::new(bias), residual.map(Held::new));
     let (ys, bias) = (elements::<T>(&ys, rows * width)?, elements::<X::Acc>(&bias, width)?);
     let residual = residual.as_ref().map(|r| elements::<X>(r, rows * width)).transpose()?;
-    let sum = Buffer::<X>::new(rows * width);
+    let sum = Buffer::<X>::new(rows * width)?;
     blocks(rows, width, |_, at| {
         // SAFETY: no other block has these rows.
         let to = unsafe { sum.row(at.start, at.len()) };
@@ -151,7 +151,7 @@ fn typed_sum<T: Element>(t: &Tensor) -> Result<Tensor> {
     let (rows, width) = t.dims2()?;
     let t = Held::new(t);
     let t = elements::<T>(&t, rows * width)?;
-    let sums = Buffer::<T::Acc>::new(block_count(rows, width) * width);
+    let sums = Buffer::<T::Acc>::new(block_count(rows, width) * width)?;
     blocks(rows, width, |block, at| {
         // SAFETY: no other block has this row of sums.
         let sum = zeros(unsafe { sums.row(block * width, width) });

@@ -5,7 +5,10 @@ use std::ops::Range;
 
 use candle_core::{bail, Layout, Result, Storage, StorageRef, Tensor};
 
-use super::simd::Element;
+use super::pointer::Pointer;
+#[cfg(debug_assertions)]
+use super::pointer::Raw;
+use super::simd::{Element, Isa, LINE};
 
 /// A tensor's storage, held for reading.
 pub(crate) struct Held<'a>(StorageRef<'a>, &'a Layout);
@@ -84,7 +87,7 @@ impl<'a, T: Element> View<'a, T> {
             scratch.resize((row + 1) * width, self.data[self.at(place, place.times.time(row))]);
         }
         let stride = if self.time == 0 { 0 } else { width as isize };
-        Block::new(scratch.as_ptr(), stride)
+        Block::new(Pointer::to(scratch), stride, place.rows(), width)
     }
 
     /// The same of a tensor whose columns are adjacent.
@@ -100,7 +103,7 @@ impl<'a, T: Element> View<'a, T> {
             false => (0, self.time as isize),
             true => (elements.len() - place.width().min(elements.len()), -(self.time as isize)),
         };
-        Block::new(elements[first..].as_ptr(), stride)
+        Block::new(Pointer::to(elements).add(first), stride, place.rows(), place.width())
     }
 }
 
@@ -152,39 +155,72 @@ impl Place {
 /// Rows of elements at a constant distance from one another.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a, T> {
-    first: *const T,
+    first: Pointer<*const T>,
     stride: isize,
     /// Elements of some whole rows, about a page.
     ahead: isize,
     shared: PhantomData<&'a [T]>,
+    #[cfg(debug_assertions)]
+    size: (usize, usize),
 }
 
 impl<'a, T> Block<'a, T> {
-    fn new(first: *const T, stride: isize) -> Self {
-        Self { first, stride, ahead: rows_ahead::<T>(stride), shared: PhantomData }
+    fn new(first: Pointer<*const T>, stride: isize, rows: usize, width: usize) -> Self {
+        let _ = (rows, width);
+        Self {
+            first,
+            stride,
+            ahead: rows_ahead::<T>(stride),
+            shared: PhantomData,
+            #[cfg(debug_assertions)]
+            size: (rows, width),
+        }
     }
 
     /// Adjacent rows from the last one to the first.
     pub fn backward(elements: &'a [T], width: usize) -> Self {
         let last = elements.len() - width.min(elements.len());
-        Self::new(elements[last..].as_ptr(), -(width as isize))
+        Self::new(Pointer::to(elements).add(last), -(width as isize), elements.len() / width.max(1), width)
     }
 
     /// Where a channel of a row is.
-    ///
-    /// # Safety
-    /// The row and the channel must lie within the block.
     #[inline(always)]
-    pub unsafe fn at(&self, row: isize, channel: usize) -> *const T {
-        // SAFETY: within the elements that the block was made of, says the caller.
-        unsafe { self.first.offset(row * self.stride).add(channel) }
+    pub fn at(&self, row: isize, channel: usize) -> Pointer<*const T> {
+        let row_start = self.first.offset(row * self.stride);
+        #[cfg(debug_assertions)]
+        let row_start = within(row_start, row, self.size);
+        row_start.add(channel)
+    }
+
+    /// Asks for a channel of a row to be brought into the second-level cache, once for each cache line.
+    #[inline(always)]
+    pub fn fetch<I: Isa>(&self, row: isize, channel: usize) {
+        if channel.is_multiple_of(LINE / size_of::<T>()) {
+            I::prefetch_for_later(self.first.offset(row * self.stride).add(channel).address());
+        }
     }
 
     /// Where a channel of a row is that lies about a page ahead: to be fetched, not to be accessed.
     #[inline(always)]
     pub fn ahead(&self, row: isize, channel: usize) -> *const T {
-        self.first.wrapping_offset(row * self.stride + self.ahead).wrapping_add(channel)
+        self.first.offset(row * self.stride + self.ahead).add(channel).address()
     }
+}
+
+/// The start of a row, from which on its width can be reached, of so many rows.
+#[cfg(debug_assertions)]
+pub(crate) fn within<P: Raw>(start: Pointer<P>, row: isize, (rows, width): (usize, usize)) -> Pointer<P> {
+    if row < 0 || rows as isize <= row {
+        no_row(row, rows);
+    }
+    start.limit(width)
+}
+
+#[cfg(debug_assertions)]
+#[cold]
+#[inline(never)]
+fn no_row(row: isize, rows: usize) -> ! {
+    panic!("row {row} of {rows}")
 }
 
 /// Elements of the fewest whole rows that are more than half a page.

@@ -1,7 +1,7 @@
 //! A layer's parameters in a safetensors file.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -84,21 +84,38 @@ pub(super) fn save(path: &Path, params: &Params) -> Result<()> {
         .map(|(name, t)| Ok((name, t.to_device(&Device::Cpu)?.contiguous()?)))
         .collect::<Result<Vec<_>>>()?;
     let bytes = safetensors::serialize(named.iter().map(|(name, t)| (*name, t)), None)?;
-    let beside = beside(path)?;
-    write(&beside, &bytes).and_then(|()| fs::rename(&beside, path)).and_then(|()| sync_folder(path)).map_err(|e| {
+    let (beside, file) = create_beside(path)?;
+    write(file, &bytes).and_then(|()| fs::rename(&beside, path)).and_then(|()| sync_folder(path)).map_err(|e| {
         // nothing is left to be done where this fails too
         let _ = fs::remove_file(&beside);
-        Error::Msg(format!("{}: cannot be written: {e}", path.display()))
+        not_written(path, &e)
     })
 }
 
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+fn not_written(path: &Path, e: &std::io::Error) -> Error {
+    Error::Msg(format!("{}: cannot be written: {e}", path.display()))
+}
+
+/// A new file in the folder of `path`.
+///
+/// A process that was killed while it saved has left one behind, and in a container the next one has the same number.
+fn create_beside(path: &Path) -> Result<(PathBuf, File)> {
+    loop {
+        let beside = beside(path)?;
+        match OpenOptions::new().write(true).create_new(true).open(&beside) {
+            Ok(file) => return Ok((beside, file)),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(not_written(path, &e)),
+        }
+    }
+}
+
+fn write(mut file: File, bytes: &[u8]) -> std::io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()
 }
 
-/// A name in the folder of `path` that no other call uses.
+/// A name in the folder of `path` that no other call of this process uses.
 fn beside(path: &Path) -> Result<PathBuf> {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let Some(name) = path.file_name() else { bail!("path: expected the name of a file, got {:?}", path.display()) };

@@ -21,7 +21,7 @@ pub use config::QuickSsmConfig;
 pub use state::QuickSsmState;
 
 use crate::backend::cast;
-use crate::problem::{accumulation_dtype, check_float};
+use crate::problem::{accumulation_dtype, check_addressable, check_float};
 use compute::Compute;
 use node::Parts;
 use params::Params;
@@ -192,6 +192,7 @@ impl QuickSsm {
             bail!("{name}: expected {} channels, the hidden size, got {:?}", self.cfg.hidden_size, xs.dims())
         }
         check_float(name, xs.dtype())?;
+        check_addressable(name, xs.dims())?;
         let (expected, got) = (self.params.out.device(), xs.device());
         if !got.same_device(expected) {
             bail!("{name}: expected device {:?}, that of the layer, got {:?}", expected.location(), got.location())

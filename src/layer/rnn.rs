@@ -1,9 +1,11 @@
 //! The layer among candle's recurrent networks.
 
-use candle_core::{bail, Result, Tensor};
+use candle_core::{bail, DType, Result, Tensor};
 use candle_nn::RNN;
 
 use super::{QuickSsm, QuickSsmState};
+use crate::backend::zeros;
+use crate::problem::check_addressable;
 
 /// Step by step, or many steps at once; both give the same to the accuracy of the dtype.
 impl RNN for QuickSsm {
@@ -13,9 +15,12 @@ impl RNN for QuickSsm {
     fn zero_state(&self, batch_dim: usize) -> Result<QuickSsmState> {
         let weight = &self.params.out;
         let (dtype, device) = (weight.dtype(), weight.device());
-        let y = Tensor::zeros((batch_dim, self.cfg.hidden_size), dtype, device)?;
-        let h = Tensor::zeros((batch_dim, self.cfg.state_size()), self.compute().state_dtype(dtype), device)?;
-        QuickSsmState::new(y, h)
+        let zeros = |channels: usize, dtype: DType| {
+            check_addressable("batch_dim", &[batch_dim, channels])?;
+            zeros(&[batch_dim, channels], dtype, device)
+        };
+        let h = zeros(self.cfg.state_size(), self.compute().state_dtype(dtype))?;
+        QuickSsmState::new(zeros(self.cfg.hidden_size, dtype)?, h)
     }
 
     /// One step: `input` is `[B, H]`, and the output is the new state's [`y`](QuickSsmState::y).

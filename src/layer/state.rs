@@ -2,7 +2,7 @@
 
 use candle_core::{bail, Result, Tensor};
 
-use crate::problem::check_float;
+use crate::problem::{check_float, check_indices};
 
 /// The state of a [`QuickSsm`](crate::QuickSsm) layer after a step: the output there, and the recurrence's state.
 ///
@@ -68,16 +68,7 @@ impl QuickSsmState {
     /// # Errors
     /// Where `batch` is not a vector of integers on the state's device, or an index is out of range.
     pub fn index_select(&self, batch: &Tensor) -> Result<Self> {
-        if batch.rank() != 1 {
-            bail!("batch: expected a vector of indices, got rank {} {:?}", batch.rank(), batch.dims())
-        }
-        if !batch.dtype().is_int() {
-            bail!("batch: expected dtype u8, u32 or i64, got {:?}", batch.dtype())
-        }
-        if !batch.device().same_device(self.h.device()) {
-            let (expected, got) = (self.h.device().location(), batch.device().location());
-            bail!("batch: expected device {expected:?}, that of the state, got {got:?}")
-        }
+        check_indices("batch", batch, &self.h)?;
         let select = |t: &Tensor| t.contiguous()?.index_select(batch, 0);
         Ok(Self { y: select(&self.y)?, h: select(&self.h)? })
     }

@@ -173,11 +173,8 @@ impl Arg {
 
     /// How many elements of the view one of the base stands for.
     fn repeats(&self) -> usize {
-        if self.view.broadcasts() {
-            self.index.len() / self.base.len().max(1)
-        } else {
-            1
-        }
+        let elements = self.base.iter().filter(|v| !v.is_nan()).count();
+        self.index.len() / elements.max(1)
     }
 
     /// The dimensions `[N, D]` of states, which are kept as `[1, N, D]`.

@@ -34,9 +34,38 @@ pub enum View {
     TimeChannelBroadcast,
     /// A single number.
     Constant,
+    /// What any slices, steps, transpositions and broadcasts make of a tensor.
+    Strided {
+        dims: [Extent; 3],
+        /// Which dimension of the view is the first, second and third of the base.
+        order: [usize; 3],
+    },
+}
+
+/// How a dimension of a strided view lies in its base.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Extent {
+    /// Places that are left out on both sides.
+    pub around: [usize; 2],
+    /// Places from an element to the next one; at least 1.
+    pub step: usize,
+    /// One place stands for all elements.
+    pub broadcast: bool,
+}
+
+impl Extent {
+    /// The places of the base that `size` elements are made of.
+    fn places(&self, size: usize) -> usize {
+        if self.broadcast {
+            1
+        } else {
+            size
+        }
+    }
 }
 
 impl View {
+    /// All but [`Strided`](Self::Strided).
     pub const ALL: [Self; 15] = [
         Self::Contiguous,
         Self::BatchSlice,
@@ -73,6 +102,10 @@ impl View {
             Self::BatchChannelBroadcast => vec![1, l, 1],
             Self::TimeChannelBroadcast => vec![b, 1, 1],
             Self::Constant => vec![1, 1, 1],
+            Self::Strided { dims, order } => {
+                let size = |n: usize| dims[n].around[0] + dims[n].places([b, l, d][n]) + dims[n].around[1];
+                order.into_iter().flat_map(|n| [size(n), dims[n].step]).collect()
+            }
         }
     }
 
@@ -88,6 +121,17 @@ impl View {
             Self::StridedChannels => base.narrow(3, 1, 1)?.squeeze(3),
             Self::ChannelMajor => base.transpose(1, 2),
             Self::BatchTimeBroadcast => base.narrow(2, 3, d)?.broadcast_as((b, l, d)),
+            Self::Strided { dims, order } => {
+                let (mut view, mut places) = (base.clone(), [0; 3]);
+                // from the last one on, as each step takes a dimension away
+                for (at, n) in order.into_iter().enumerate().rev() {
+                    let Extent { around: [before, _], step, .. } = dims[n];
+                    view = view.narrow(2 * at, before, dims[n].places([b, l, d][n]))?;
+                    view = view.narrow(2 * at + 1, step - 1, 1)?.squeeze(2 * at + 1)?;
+                    places[n] = at;
+                }
+                view.permute(places)?.broadcast_as((b, l, d))
+            }
             _ => base.broadcast_as((b, l, d)),
         }
     }
@@ -95,6 +139,9 @@ impl View {
     /// Whether elements of the base stand for several of the view.
     pub fn broadcasts(self) -> bool {
         use View::*;
+        if let Strided { dims, .. } = self {
+            return dims.iter().any(|extent| extent.broadcast);
+        }
         matches!(
             self,
             BatchBroadcast

@@ -52,8 +52,18 @@ pub fn layer_on(
 /// A layer for inference with the current values of variables.
 pub fn frozen(cfg: &QuickSsmConfig, variables: &BTreeMap<String, Var>) -> Result<QuickSsm> {
     let tensors = variables.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
-    let dtype = variables["out_proj.weight"].dtype();
-    QuickSsm::new(cfg, VarBuilder::from_tensors(tensors, dtype, &Device::Cpu))
+    of_tensors(cfg, tensors)
+}
+
+/// A layer of variables that are there.
+pub fn layer_of(cfg: &QuickSsmConfig, variables: &BTreeMap<String, Var>) -> Result<QuickSsm> {
+    of_tensors(cfg, variables.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect())
+}
+
+fn of_tensors(cfg: &QuickSsmConfig, tensors: HashMap<String, Tensor>) -> Result<QuickSsm> {
+    let weight = &tensors["out_proj.weight"];
+    let (dtype, device) = (weight.dtype(), weight.device().clone());
+    QuickSsm::new(cfg, VarBuilder::from_tensors(tensors, dtype, &device))
 }
 
 pub fn values(t: &Tensor) -> Result<Vec<f64>> {

@@ -1,10 +1,11 @@
 use super::*;
+use crate::cpu::pointer::Pointer;
 use crate::cpu::simd::{run_on, sweep, Isa, Recurrence, Vectorised, ISAS};
 
 /// Writes the value, the complement and the slope of the logistic function of a row.
 struct Rows<'a, A> {
     from: &'a [A],
-    to: [*mut A; 3],
+    to: [Pointer<*mut A>; 3],
 }
 
 impl<A: Accumulator> Recurrence for Rows<'_, A> {
@@ -18,7 +19,7 @@ impl<A: Accumulator> Recurrence for Rows<'_, A> {
     unsafe fn row<I: Isa>(&self, _row: isize, at: usize, _carry: ()) {
         // SAFETY: all rows are as long as the first one.
         unsafe {
-            let s = sigmoid(I::read(self.from.as_ptr().add(at)));
+            let s = sigmoid(I::read(Pointer::to(self.from).add(at)));
             I::write(s.value, self.to[0].add(at));
             I::write(s.complement, self.to[1].add(at));
             I::write(s.slope(), self.to[2].add(at));
@@ -43,7 +44,7 @@ impl<A: Accumulator> Vectorised for Rows<'_, A> {
 fn sigmoids<A: Accumulator>(from: &[A]) -> [Vec<A>; 3] {
     let on = |isa| {
         let mut to: [Vec<A>; 3] = std::array::from_fn(|_| vec![A::default(); from.len()]);
-        run_on(isa, Rows { from, to: to.each_mut().map(Vec::as_mut_ptr) }).map(|()| to)
+        run_on(isa, Rows { from, to: to.each_mut().map(|to| Pointer::to_mut(to)) }).map(|()| to)
     };
     let first = on(0).expect("plain Rust runs on every processor");
     for isa in 1..ISAS {

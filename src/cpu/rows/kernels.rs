@@ -4,6 +4,7 @@ use std::mem::MaybeUninit;
 
 use candle_core::WithDType;
 
+use super::super::pointer::Pointer;
 use super::super::simd::{sweep, Accumulator, Element, Isa, Lanes, Recurrence, Vectorised};
 
 /// No vector is longer.
@@ -27,7 +28,7 @@ impl<X: Element, T: Element<Acc = X::Acc>> Vectorised for Norm<'_, X, T, X::Acc>
             // SAFETY: the rows are as wide as the weight; the caller vouches for the processor.
             unsafe {
                 let (squares, _) = row_sums::<I, X, X>(xs, self.weight, None);
-                let (x, weight, to) = (xs.as_ptr(), self.weight.as_ptr(), to.as_mut_ptr().cast::<T>());
+                let (x, weight, to) = (Pointer::to(xs), Pointer::to(self.weight), Pointer::to_uninit(to));
                 let scale = inverse_rms(squares, self.eps, width);
                 sweep::<I, _>(&Scale { x, weight, scale, to }, 1, width);
             }
@@ -58,10 +59,10 @@ unsafe fn row_sums<I: Isa, X: Element, T: Element<Acc = X::Acc>>(
     for at in (0..whole).step_by(lanes) {
         // SAFETY: within the rows.
         unsafe {
-            let value = I::read(x.as_ptr().add(at));
+            let value = I::read(Pointer::to(x).add(at));
             squares = squares.add(value.mul(value));
             if let Some(grad) = grad {
-                let grad = I::read(weight.as_ptr().add(at)).mul(I::read(grad.as_ptr().add(at)));
+                let grad = I::read(Pointer::to(weight).add(at)).mul(I::read(Pointer::to(grad).add(at)));
                 products = products.add(value.mul(grad));
             }
         }
@@ -87,16 +88,16 @@ unsafe fn across<I: Isa, A: Accumulator>(v: I::V<A>) -> A {
     const { assert!(<I::V<A>>::LEN <= MOST_LANES) };
     let mut values = [A::default(); MOST_LANES];
     // SAFETY: there is room for as many, as just checked.
-    unsafe { I::write(v, values.as_mut_ptr()) };
+    unsafe { I::write(v, Pointer::to_mut(&mut values)) };
     values[..<I::V<A>>::LEN].iter().fold(A::default(), |sum, value| Lanes::add(sum, *value))
 }
 
 /// `x w` times a number.
 struct Scale<X: Element, T> {
-    x: *const X,
-    weight: *const X::Acc,
+    x: Pointer<*const X>,
+    weight: Pointer<*const X::Acc>,
     scale: X::Acc,
-    to: *mut T,
+    to: Pointer<*mut T>,
 }
 
 impl<X: Element, T: Element<Acc = X::Acc>> Recurrence for Scale<X, T> {
@@ -144,14 +145,14 @@ impl<X: Element, T: Element<Acc = X::Acc>> Vectorised for NormBackward<'_, X, T>
                 let scale = inverse_rms(squares, self.eps, width);
                 let cubed = scale.to_f64().powi(3);
                 let kernel = NormBackwardRow {
-                    x: x.as_ptr(),
-                    weight: self.weight.as_ptr(),
-                    grad: grad.as_ptr(),
-                    residual: self.residual.map(|r| r[columns.clone()].as_ptr()),
+                    x: Pointer::to(x),
+                    weight: Pointer::to(self.weight),
+                    grad: Pointer::to(grad),
+                    residual: self.residual.map(|r| Pointer::to(&r[columns.clone()])),
                     scale,
                     back: X::Acc::from_f64(cubed * products.to_f64() / width as f64),
-                    dx: self.dx.as_mut().map(|dx| dx[columns].as_mut_ptr().cast()),
-                    sum: self.sum.as_mut().map(|sum| sum.as_mut_ptr()),
+                    dx: self.dx.as_mut().map(|dx| Pointer::to_uninit(&mut dx[columns])),
+                    sum: self.sum.as_mut().map(|sum| Pointer::to_mut(sum)),
                 };
                 sweep::<I, _>(&kernel, 1, width);
             }
@@ -165,16 +166,16 @@ impl<X: Element, T: Element<Acc = X::Acc>> Vectorised for NormBackward<'_, X, T>
 ///   dx = r w g - x r^3 mean(x w g)        dw = sum of the rows' x r g
 /// ```
 struct NormBackwardRow<X: Element, T> {
-    x: *const X,
-    weight: *const X::Acc,
-    grad: *const T,
-    residual: Option<*const X>,
+    x: Pointer<*const X>,
+    weight: Pointer<*const X::Acc>,
+    grad: Pointer<*const T>,
+    residual: Option<Pointer<*const X>>,
     /// `r`
     scale: X::Acc,
     /// `r^3 mean(x w g)`
     back: X::Acc,
-    dx: Option<*mut X>,
-    sum: Option<*mut X::Acc>,
+    dx: Option<Pointer<*mut X>>,
+    sum: Option<Pointer<*mut X::Acc>>,
 }
 
 impl<X: Element, T: Element<Acc = X::Acc>> Recurrence for NormBackwardRow<X, T> {
@@ -224,10 +225,10 @@ impl<X: Element, T: Element<Acc = X::Acc>> Vectorised for Add<'_, X, T> {
     unsafe fn run<I: Isa>(self) {
         let width = self.bias.len();
         let kernel = AddRows {
-            ys: self.ys.as_ptr(),
-            bias: self.bias.as_ptr(),
-            residual: self.residual.map(<[X]>::as_ptr),
-            to: self.to.as_mut_ptr().cast(),
+            ys: Pointer::to(self.ys),
+            bias: Pointer::to(self.bias),
+            residual: self.residual.map(Pointer::to),
+            to: Pointer::to_uninit(self.to),
             width,
         };
         // SAFETY: all slices have as many rows; the caller vouches for the processor.
@@ -236,10 +237,10 @@ impl<X: Element, T: Element<Acc = X::Acc>> Vectorised for Add<'_, X, T> {
 }
 
 struct AddRows<X: Element, T> {
-    ys: *const T,
-    bias: *const X::Acc,
-    residual: Option<*const X>,
-    to: *mut X,
+    ys: Pointer<*const T>,
+    bias: Pointer<*const X::Acc>,
+    residual: Option<Pointer<*const X>>,
+    to: Pointer<*mut X>,
     width: usize,
 }
 
@@ -279,15 +280,15 @@ impl<T: Element> Vectorised for Sum<'_, T> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let width = self.sum.len();
-        let kernel = SumRows { rows: self.rows.as_ptr(), sum: self.sum.as_mut_ptr(), width };
+        let kernel = SumRows { rows: Pointer::to(self.rows), sum: Pointer::to_mut(self.sum), width };
         // SAFETY: the sum is as wide as the rows; the caller vouches for the processor.
         unsafe { sweep::<I, _>(&kernel, self.rows.len() / width, width) };
     }
 }
 
 struct SumRows<T: Element> {
-    rows: *const T,
-    sum: *mut T::Acc,
+    rows: Pointer<*const T>,
+    sum: Pointer<*mut T::Acc>,
     width: usize,
 }
 

@@ -12,7 +12,13 @@ use candle_core::WithDType;
 use half::{bf16, f16};
 
 use super::gates::Exponential;
+use super::pointer::{Pointer, Raw};
 pub(crate) use portable::{Portable, Scalar};
+#[cfg(target_arch = "x86_64")]
+use x86::{avx2, avx512};
+
+/// Bytes of a cache line.
+pub(crate) const LINE: usize = 64;
 
 /// An accumulator: what states and gradients of states are carried in.
 pub(crate) trait Accumulator: Element<Acc = Self> + Lanes<Self> + Exponential + Default {
@@ -20,6 +26,9 @@ pub(crate) trait Accumulator: Element<Acc = Self> + Lanes<Self> + Exponential + 
 
     #[cfg(target_arch = "x86_64")]
     type Avx2: Lanes<Self>;
+
+    #[cfg(target_arch = "x86_64")]
+    type Avx512: Lanes<Self>;
 }
 
 /// An element of a tensor.
@@ -32,14 +41,24 @@ pub(crate) trait Element: WithDType + 'static {
     fn narrow(value: Self::Acc) -> Self;
 
     /// # Safety
-    /// As for [`Isa::read`]; the processor has AVX2 and F16C.
+    /// As for [`Isa::read_at`]; the processor has AVX2 and F16C.
     #[cfg(target_arch = "x86_64")]
     unsafe fn read_avx2(from: *const Self) -> <Self::Acc as Accumulator>::Avx2;
 
     /// # Safety
-    /// As for [`Isa::write`]; the processor has AVX2 and F16C.
+    /// As for [`Isa::write_at`]; the processor has AVX2 and F16C.
     #[cfg(target_arch = "x86_64")]
     unsafe fn write_avx2(value: <Self::Acc as Accumulator>::Avx2, to: *mut Self);
+
+    /// # Safety
+    /// As for [`Isa::read_at`]; the processor has AVX-512 F, DQ and BF16.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn read_avx512(from: *const Self) -> <Self::Acc as Accumulator>::Avx512;
+
+    /// # Safety
+    /// As for [`Isa::write_at`]; the processor has AVX-512 F, DQ and BF16.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn write_avx512(value: <Self::Acc as Accumulator>::Avx512, to: *mut Self);
 }
 
 /// `LEN` accumulators side by side.
@@ -79,16 +98,40 @@ pub(crate) trait Isa {
     ///
     /// # Safety
     /// `from` must be valid for reads of `LEN` elements, and the processor must have the instruction set.
-    unsafe fn read<E: Element>(from: *const E) -> Self::V<E::Acc>;
+    unsafe fn read_at<E: Element>(from: *const E) -> Self::V<E::Acc>;
 
     /// Writes `LEN` elements.
     ///
     /// # Safety
     /// `to` must be valid for writes of `LEN` elements, and the processor must have the instruction set.
-    unsafe fn write<E: Element>(value: Self::V<E::Acc>, to: *mut E);
+    unsafe fn write_at<E: Element>(value: Self::V<E::Acc>, to: *mut E);
+
+    /// Reads `LEN` elements, which kernels do by this alone: it checks the bounds with debug assertions.
+    ///
+    /// # Safety
+    /// As for [`read_at`](Self::read_at).
+    #[inline(always)]
+    unsafe fn read<P: Raw<Element: Element>>(from: Pointer<P>) -> Self::V<<P::Element as Element>::Acc> {
+        let from = from.reach(<Self::V<<P::Element as Element>::Acc>>::LEN);
+        // SAFETY: passed on to the caller.
+        unsafe { Self::read_at(from.address()) }
+    }
+
+    /// Writes `LEN` elements, as [`read`](Self::read).
+    ///
+    /// # Safety
+    /// As for [`write_at`](Self::write_at).
+    #[inline(always)]
+    unsafe fn write<E: Element>(value: Self::V<E::Acc>, to: Pointer<*mut E>) {
+        // SAFETY: passed on to the caller.
+        unsafe { Self::write_at(value, to.reach(<Self::V<E::Acc>>::LEN)) }
+    }
 
     /// Asks for the cache line at `at`, soon to be read. Any address will do.
     fn prefetch<E>(at: *const E);
+
+    /// Asks for the cache line at `at` to be brought into the second-level cache. Any address will do.
+    fn prefetch_for_later<E>(at: *const E);
 
     /// Asks for the cache line at `at`, soon to be overwritten. Any address will do.
     fn prefetch_for_write<E>(at: *const E);
@@ -193,9 +236,12 @@ pub(crate) trait Vectorised {
 /// Runs a computation with the widest instruction set of this processor.
 pub(crate) fn dispatch<F: Vectorised>(f: F) -> F::Output {
     #[cfg(target_arch = "x86_64")]
-    if x86::available() {
+    if avx512::available() {
+        // SAFETY: the processor has AVX-512 F, DQ and BF16.
+        return unsafe { avx512::run(f) };
+    } else if avx2::available() {
         // SAFETY: the processor has AVX2 and F16C.
-        return unsafe { x86::run(f) };
+        return unsafe { avx2::run(f) };
     }
     // SAFETY: plain Rust runs on every processor.
     unsafe { f.run::<Portable>() }
@@ -203,7 +249,7 @@ pub(crate) fn dispatch<F: Vectorised>(f: F) -> F::Output {
 
 /// How many instruction sets there are.
 #[cfg(test)]
-pub(crate) const ISAS: usize = 3;
+pub(crate) const ISAS: usize = 4;
 
 /// Runs a computation with one of the instruction sets, plain Rust first; `None` where the processor does not have it.
 #[cfg(test)]
@@ -215,17 +261,22 @@ pub(crate) fn run_on<F: Vectorised>(isa: usize, f: F) -> Option<F::Output> {
         1 => Some(unsafe { f.run::<Portable>() }),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has AVX2 and F16C.
-        2 if x86::available() => Some(unsafe { x86::run(f) }),
+        2 if avx2::available() => Some(unsafe { avx2::run(f) }),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the processor has AVX-512 F, DQ and BF16.
+        3 if avx512::available() => Some(unsafe { avx512::run(f) }),
         _ => None,
     }
 }
 
 macro_rules! accumulators {
-    ($($acc:ty: $avx2:ident),*) => {$(
+    ($($acc:ty: $line:ident),*) => {$(
         impl Accumulator for $acc {
             const ONE: Self = 1.;
             #[cfg(target_arch = "x86_64")]
-            type Avx2 = x86::$avx2;
+            type Avx2 = avx2::$line;
+            #[cfg(target_arch = "x86_64")]
+            type Avx512 = avx512::$line;
         }
     )*};
 }
@@ -250,14 +301,28 @@ macro_rules! elements {
             #[inline(always)]
             unsafe fn read_avx2(from: *const Self) -> <$acc as Accumulator>::Avx2 {
                 // SAFETY: passed on to the caller.
-                unsafe { x86::$read(from) }
+                unsafe { avx2::$read(from) }
             }
 
             #[cfg(target_arch = "x86_64")]
             #[inline(always)]
             unsafe fn write_avx2(value: <$acc as Accumulator>::Avx2, to: *mut Self) {
                 // SAFETY: passed on to the caller.
-                unsafe { x86::$write(value, to) }
+                unsafe { avx2::$write(value, to) }
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[inline(always)]
+            unsafe fn read_avx512(from: *const Self) -> <$acc as Accumulator>::Avx512 {
+                // SAFETY: passed on to the caller.
+                unsafe { avx512::$read(from) }
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[inline(always)]
+            unsafe fn write_avx512(value: <$acc as Accumulator>::Avx512, to: *mut Self) {
+                // SAFETY: passed on to the caller.
+                unsafe { avx512::$write(value, to) }
             }
         }
     )*};

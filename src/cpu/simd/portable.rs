@@ -9,19 +9,22 @@ impl Isa for Scalar {
     type V<A: Accumulator> = A;
 
     #[inline(always)]
-    unsafe fn read<E: Element>(from: *const E) -> E::Acc {
+    unsafe fn read_at<E: Element>(from: *const E) -> E::Acc {
         // SAFETY: valid for reads, says the caller.
         unsafe { from.read() }.widen()
     }
 
     #[inline(always)]
-    unsafe fn write<E: Element>(value: E::Acc, to: *mut E) {
+    unsafe fn write_at<E: Element>(value: E::Acc, to: *mut E) {
         // SAFETY: valid for writes, says the caller.
         unsafe { to.write(E::narrow(value)) }
     }
 
     #[inline(always)]
     fn prefetch<E>(_at: *const E) {}
+
+    #[inline(always)]
+    fn prefetch_for_later<E>(_at: *const E) {}
 
     #[inline(always)]
     fn prefetch_for_write<E>(_at: *const E) {}
@@ -103,19 +106,22 @@ impl Isa for Portable {
     type V<A: Accumulator> = Array<A>;
 
     #[inline(always)]
-    unsafe fn read<E: Element>(from: *const E) -> Array<E::Acc> {
+    unsafe fn read_at<E: Element>(from: *const E) -> Array<E::Acc> {
         // SAFETY: valid for reads of WIDTH elements, says the caller; an array is aligned as its elements are.
         Array(unsafe { from.cast::<[E; WIDTH]>().read() }.map(E::widen))
     }
 
     #[inline(always)]
-    unsafe fn write<E: Element>(value: Array<E::Acc>, to: *mut E) {
+    unsafe fn write_at<E: Element>(value: Array<E::Acc>, to: *mut E) {
         // SAFETY: valid for writes of WIDTH elements, says the caller; an array is aligned as its elements are.
         unsafe { to.cast::<[E; WIDTH]>().write(value.0.map(E::narrow)) }
     }
 
     #[inline(always)]
     fn prefetch<E>(_at: *const E) {}
+
+    #[inline(always)]
+    fn prefetch_for_later<E>(_at: *const E) {}
 
     #[inline(always)]
     fn prefetch_for_write<E>(_at: *const E) {}

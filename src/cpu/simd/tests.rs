@@ -3,8 +3,8 @@ use super::*;
 /// Reads and writes rows as `T`, with arithmetic between.
 struct Arithmetic<'a, T: Element> {
     from: &'a [T],
-    to: *mut T,
-    carry: *mut T,
+    to: Pointer<*mut T>,
+    carry: Pointer<*mut T>,
     width: usize,
 }
 
@@ -23,7 +23,7 @@ impl<T: Element> Recurrence for Arithmetic<'_, T> {
         let at = row as usize * self.width + at;
         // SAFETY: the test sweeps the rows that there are.
         unsafe {
-            let v = I::read(self.from.as_ptr().add(at));
+            let v = I::read(Pointer::to(self.from).add(at));
             let next = v.add(v).mul(v).add(carry).flush();
             I::write(v.keep_zero(next), self.to.add(at));
             v
@@ -50,7 +50,7 @@ impl<T: Element> Vectorised for Arithmetic<'_, T> {
 fn same_on_every_instruction_set<T: Element>(from: &[T], width: usize, bits: impl Fn(&T) -> u64) {
     let on = |isa| {
         let (mut to, mut carry) = (from.to_vec(), from[..width].to_vec());
-        let kernel = Arithmetic { from, to: to.as_mut_ptr(), carry: carry.as_mut_ptr(), width };
+        let kernel = Arithmetic { from, to: Pointer::to_mut(&mut to), carry: Pointer::to_mut(&mut carry), width };
         run_on(isa, kernel).map(|()| to.iter().map(&bits).collect::<Vec<_>>())
     };
     let expected = on(0);
@@ -83,7 +83,7 @@ fn f32_and_f64_come_out_the_same_at_every_width() {
 
 #[test]
 fn rounding_to_bf16_is_to_nearest_even_and_keeps_nan() {
-    struct Narrow<'a>(&'a [f32], *mut bf16);
+    struct Narrow<'a>(&'a [f32], Pointer<*mut bf16>);
     impl Recurrence for Narrow<'_> {
         type Acc = f32;
         type Carry<V: Copy> = ();
@@ -92,7 +92,7 @@ fn rounding_to_bf16_is_to_nearest_even_and_keeps_nan() {
         #[inline(always)]
         unsafe fn row<I: Isa>(&self, _row: isize, at: usize, _carry: ()) {
             // SAFETY: the test makes rows of one length.
-            unsafe { I::write(I::read(self.0.as_ptr().add(at)), self.1.add(at)) }
+            unsafe { I::write(I::read(Pointer::to(self.0).add(at)), self.1.add(at)) }
         }
         #[inline(always)]
         unsafe fn store<I: Isa>(&self, _at: usize, _carry: ()) {}
@@ -105,11 +105,18 @@ fn rounding_to_bf16_is_to_nearest_even_and_keeps_nan() {
             unsafe { sweep::<I, _>(&self, 1, self.0.len()) }
         }
     }
-    let from: Vec<f32> = (0..1 << 16).map(|i: u32| f32::from_bits(0x3f7f_0000 + i * 7)).chain([f32::NAN]).collect();
-    let mut to = vec![bf16::ZERO; from.len()];
-    dispatch(Narrow(&from, to.as_mut_ptr()));
-    for (&wide, &got) in from.iter().zip(&to) {
-        let expected = bf16::from_f32(wide);
-        assert!(got.to_bits() == expected.to_bits(), "{wide}: {got} is not {expected}");
+    // across several binades, the subnormal numbers (every 1009th of them), and NaN
+    let near_one = (0..1 << 16).map(|i: u32| f32::from_bits(0x3f7f_0000 + i * 7));
+    let subnormal = (0..1 << 23).step_by(1009).flat_map(|bits| [f32::from_bits(bits), -f32::from_bits(bits)]);
+    let from: Vec<f32> = near_one.chain(subnormal).chain([f32::NAN, -f32::NAN, f32::MAX, f32::INFINITY]).collect();
+    for isa in 0..ISAS {
+        let mut to = vec![bf16::ZERO; from.len()];
+        if run_on(isa, Narrow(&from, Pointer::to_mut(&mut to))).is_none() {
+            continue;
+        }
+        for (&wide, &got) in from.iter().zip(&to) {
+            let expected = bf16::from_f32(wide);
+            assert!(got.to_bits() == expected.to_bits(), "{wide}: {got} is not {expected}, instruction set {isa}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Accumulator, Element, Isa, Lanes, Vectorised};
+use super::super::{Accumulator, Element, Isa, Lanes, Vectorised};
 
 /// The AVX2 instruction set, with the conversions of F16C.
 pub(crate) struct Avx2;
@@ -26,27 +26,30 @@ impl Isa for Avx2 {
     type V<A: Accumulator> = A::Avx2;
 
     #[inline(always)]
-    unsafe fn read<E: Element>(from: *const E) -> <E::Acc as Accumulator>::Avx2 {
+    unsafe fn read_at<E: Element>(from: *const E) -> <E::Acc as Accumulator>::Avx2 {
         // SAFETY: passed on to the caller.
         unsafe { E::read_avx2(from) }
     }
 
     #[inline(always)]
-    unsafe fn write<E: Element>(value: <E::Acc as Accumulator>::Avx2, to: *mut E) {
+    unsafe fn write_at<E: Element>(value: <E::Acc as Accumulator>::Avx2, to: *mut E) {
         // SAFETY: passed on to the caller.
         unsafe { E::write_avx2(value, to) }
     }
 
     #[inline(always)]
     fn prefetch<E>(at: *const E) {
-        // SAFETY: a prefetch reads nothing and faults on no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        super::prefetch(at);
+    }
+
+    #[inline(always)]
+    fn prefetch_for_later<E>(at: *const E) {
+        super::prefetch_for_later(at);
     }
 
     #[inline(always)]
     fn prefetch_for_write<E>(at: *const E) {
-        // SAFETY: a prefetch reads nothing and faults on no address.
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) }
+        super::prefetch_for_write(at);
     }
 }
 
@@ -156,7 +159,7 @@ macro_rules! lanes {
         /// # Safety
         /// As for [`Element::read_avx2`].
         #[inline(always)]
-        pub(super) unsafe fn $read(from: *const $acc) -> $name {
+        pub(crate) unsafe fn $read(from: *const $acc) -> $name {
             // SAFETY: valid for reads of `LEN` elements, says the caller; no alignment is needed.
             unsafe { $name([$load(from), $load(from.add($len / 2))]) }
         }
@@ -164,7 +167,7 @@ macro_rules! lanes {
         /// # Safety
         /// As for [`Element::write_avx2`].
         #[inline(always)]
-        pub(super) unsafe fn $write(value: $name, to: *mut $acc) {
+        pub(crate) unsafe fn $write(value: $name, to: *mut $acc) {
             // SAFETY: valid for writes of `LEN` elements, says the caller; no alignment is needed.
             unsafe {
                 $store(to, value.0[0]);
@@ -225,7 +228,7 @@ lanes!(
 /// # Safety
 /// As for [`Element::read_avx2`].
 #[inline(always)]
-pub(super) unsafe fn read_f16(from: *const f16) -> F32x16 {
+pub(crate) unsafe fn read_f16(from: *const f16) -> F32x16 {
     // SAFETY: valid for reads of 16 elements, says the caller; no alignment is needed.
     unsafe {
         let from = from.cast::<__m128i>();
@@ -236,7 +239,7 @@ pub(super) unsafe fn read_f16(from: *const f16) -> F32x16 {
 /// # Safety
 /// As for [`Element::write_avx2`].
 #[inline(always)]
-pub(super) unsafe fn write_f16(value: F32x16, to: *mut f16) {
+pub(crate) unsafe fn write_f16(value: F32x16, to: *mut f16) {
     // SAFETY: valid for writes of 16 elements, says the caller; no alignment is needed.
     unsafe {
         let [low, high] = value.0;
@@ -249,7 +252,7 @@ pub(super) unsafe fn write_f16(value: F32x16, to: *mut f16) {
 /// # Safety
 /// As for [`Element::read_avx2`].
 #[inline(always)]
-pub(super) unsafe fn read_bf16(from: *const bf16) -> F32x16 {
+pub(crate) unsafe fn read_bf16(from: *const bf16) -> F32x16 {
     // SAFETY: valid for reads of 16 elements, says the caller; no alignment is needed.
     unsafe {
         let from = from.cast::<__m128i>();
@@ -262,7 +265,7 @@ pub(super) unsafe fn read_bf16(from: *const bf16) -> F32x16 {
 /// # Safety
 /// As for [`Element::write_avx2`].
 #[inline(always)]
-pub(super) unsafe fn write_bf16(value: F32x16, to: *mut bf16) {
+pub(crate) unsafe fn write_bf16(value: F32x16, to: *mut bf16) {
     let [low, high] = value.0;
     // SAFETY: valid for writes of 16 elements, says the caller; no alignment is needed.
     unsafe {

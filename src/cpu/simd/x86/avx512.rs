@@ -1,0 +1,269 @@
+//! AVX-512 with its conversions to bf16, as processors have it since Cooper Lake and Zen 4.
+
+use std::arch::x86_64::*;
+
+use half::{bf16, f16};
+
+use super::super::{Accumulator, Element, Isa, Lanes, Vectorised};
+
+/// The AVX-512 instruction set.
+pub(crate) struct Avx512;
+
+/// Whether this processor has all of it that is used here.
+pub(crate) fn available() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512bf16")
+}
+
+/// # Safety
+/// The processor must have AVX-512 F, DQ and BF16.
+#[target_feature(enable = "avx512f,avx512dq,avx512bf16")]
+pub(crate) unsafe fn run<F: Vectorised>(f: F) -> F::Output {
+    // SAFETY: the caller vouches for the processor.
+    unsafe { f.run::<Avx512>() }
+}
+
+impl Isa for Avx512 {
+    type V<A: Accumulator> = A::Avx512;
+
+    #[inline(always)]
+    unsafe fn read_at<E: Element>(from: *const E) -> <E::Acc as Accumulator>::Avx512 {
+        // SAFETY: passed on to the caller.
+        unsafe { E::read_avx512(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn write_at<E: Element>(value: <E::Acc as Accumulator>::Avx512, to: *mut E) {
+        // SAFETY: passed on to the caller.
+        unsafe { E::write_avx512(value, to) }
+    }
+
+    #[inline(always)]
+    fn prefetch<E>(at: *const E) {
+        super::prefetch(at);
+    }
+
+    #[inline(always)]
+    fn prefetch_for_later<E>(at: *const E) {
+        super::prefetch_for_later(at);
+    }
+
+    #[inline(always)]
+    fn prefetch_for_write<E>(at: *const E) {
+        super::prefetch_for_write(at);
+    }
+}
+
+/// The classes of negative zero and of what lies between zero and the smallest normal number.
+const ALMOST_ZERO: i32 = 0x24;
+/// The second one of them.
+const SUBNORMAL: i32 = 0x20;
+
+macro_rules! lanes {
+    ($name:ident, $acc:ident, $vector:ident, $len:literal, $load:ident, $store:ident, $read:ident, $write:ident,
+     $set1:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $max:ident, $or:ident, $class:ident, $cmp:ident,
+     $mask_mov:ident, $maskz_mov:ident, $blend:ident, $signs:ident, $to_bits:ident, $from_bits:ident,
+     $shift:ident) => {
+        /// A register, which is a cache line.
+        #[derive(Clone, Copy)]
+        pub(crate) struct $name($vector);
+
+        // SAFETY of every block: `Isa`'s callers vouch for the processor, and only its functions make these vectors.
+        impl Lanes<$acc> for $name {
+            const LEN: usize = $len;
+
+            #[inline(always)]
+            fn splat(value: $acc) -> Self {
+                // SAFETY: see above.
+                unsafe { Self($set1(value)) }
+            }
+
+            #[inline(always)]
+            fn add(self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { Self($add(self.0, other.0)) }
+            }
+
+            #[inline(always)]
+            fn sub(self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { Self($sub(self.0, other.0)) }
+            }
+
+            #[inline(always)]
+            fn mul(self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { Self($mul(self.0, other.0)) }
+            }
+
+            #[inline(always)]
+            fn div(self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { Self($div(self.0, other.0)) }
+            }
+
+            #[inline(always)]
+            fn flush(self) -> Self {
+                // SAFETY: see above.
+                unsafe { Self($mask_mov(self.0, $class::<ALMOST_ZERO>(self.0), $set1(0.))) }
+            }
+
+            #[inline(always)]
+            fn keep_zero(self, value: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { Self($maskz_mov($cmp::<_CMP_NEQ_UQ>(self.0, $set1(0.)), value.0)) }
+            }
+
+            #[inline(always)]
+            fn at_least(self, least: Self) -> Self {
+                // SAFETY: see above. The maximum of NaN and a number is the second of them.
+                unsafe { Self($max(least.0, self.0)) }
+            }
+
+            #[inline(always)]
+            fn negative_abs(self) -> Self {
+                // SAFETY: see above.
+                unsafe { Self($or(self.0, $set1(-0.))) }
+            }
+
+            #[inline(always)]
+            fn by_sign(self, negative: Self, positive: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { Self($blend($signs($to_bits(self.0)), positive.0, negative.0)) }
+            }
+
+            #[inline(always)]
+            fn as_exponent(self) -> Self {
+                const FRACTION: u32 = $acc::MANTISSA_DIGITS - 1;
+                // SAFETY: see above.
+                unsafe { Self($from_bits($shift::<FRACTION>($to_bits(self.0)))) }
+            }
+        }
+
+        /// # Safety
+        /// As for [`Element::read_avx512`].
+        #[inline(always)]
+        pub(crate) unsafe fn $read(from: *const $acc) -> $name {
+            // SAFETY: valid for reads of `LEN` elements, says the caller; no alignment is needed.
+            unsafe { $name($load(from)) }
+        }
+
+        /// # Safety
+        /// As for [`Element::write_avx512`].
+        #[inline(always)]
+        pub(crate) unsafe fn $write(value: $name, to: *mut $acc) {
+            // SAFETY: valid for writes of `LEN` elements, says the caller; no alignment is needed.
+            unsafe { $store(to, value.0) }
+        }
+    };
+}
+lanes!(
+    F32x16,
+    f32,
+    __m512,
+    16,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    read_f32,
+    write_f32,
+    _mm512_set1_ps,
+    _mm512_add_ps,
+    _mm512_sub_ps,
+    _mm512_mul_ps,
+    _mm512_div_ps,
+    _mm512_max_ps,
+    _mm512_or_ps,
+    _mm512_fpclass_ps_mask,
+    _mm512_cmp_ps_mask,
+    _mm512_mask_mov_ps,
+    _mm512_maskz_mov_ps,
+    _mm512_mask_blend_ps,
+    _mm512_movepi32_mask,
+    _mm512_castps_si512,
+    _mm512_castsi512_ps,
+    _mm512_slli_epi32
+);
+lanes!(
+    F64x8,
+    f64,
+    __m512d,
+    8,
+    _mm512_loadu_pd,
+    _mm512_storeu_pd,
+    read_f64,
+    write_f64,
+    _mm512_set1_pd,
+    _mm512_add_pd,
+    _mm512_sub_pd,
+    _mm512_mul_pd,
+    _mm512_div_pd,
+    _mm512_max_pd,
+    _mm512_or_pd,
+    _mm512_fpclass_pd_mask,
+    _mm512_cmp_pd_mask,
+    _mm512_mask_mov_pd,
+    _mm512_maskz_mov_pd,
+    _mm512_mask_blend_pd,
+    _mm512_movepi64_mask,
+    _mm512_castpd_si512,
+    _mm512_castsi512_pd,
+    _mm512_slli_epi64
+);
+
+/// # Safety
+/// As for [`Element::read_avx512`].
+#[inline(always)]
+pub(crate) unsafe fn read_f16(from: *const f16) -> F32x16 {
+    // SAFETY: valid for reads of 16 elements, says the caller; no alignment is needed.
+    unsafe { F32x16(_mm512_cvtph_ps(_mm256_loadu_si256(from.cast()))) }
+}
+
+/// # Safety
+/// As for [`Element::write_avx512`].
+#[inline(always)]
+pub(crate) unsafe fn write_f16(value: F32x16, to: *mut f16) {
+    // SAFETY: valid for writes of 16 elements, says the caller; no alignment is needed.
+    unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value.0)) }
+}
+
+/// # Safety
+/// As for [`Element::read_avx512`].
+#[inline(always)]
+pub(crate) unsafe fn read_bf16(from: *const bf16) -> F32x16 {
+    // SAFETY: valid for reads of 16 elements, says the caller; no alignment is needed.
+    unsafe {
+        let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+        F32x16(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)))
+    }
+}
+
+/// # Safety
+/// As for [`Element::write_avx512`].
+#[inline(always)]
+pub(crate) unsafe fn write_bf16(value: F32x16, to: *mut bf16) {
+    // SAFETY: valid for writes of 16 elements, says the caller; no alignment is needed.
+    unsafe {
+        let rounded: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(value.0));
+        // the conversion takes these for zero
+        let subnormal = _mm512_fpclass_ps_mask::<SUBNORMAL>(value.0);
+        let rounded = if subnormal == 0 { rounded } else { round_subnormal(value.0, subnormal, rounded) };
+        _mm256_storeu_si256(to.cast(), rounded);
+    }
+}
+
+/// Puts the bf16s nearest to subnormal numbers, ties to even, into a vector of others.
+///
+/// # Safety
+/// The processor must have AVX-512 F, DQ and BF16.
+#[cold]
+#[target_feature(enable = "avx512f,avx512dq,avx512bf16")]
+unsafe fn round_subnormal(value: __m512, subnormal: __mmask16, others: __m256i) -> __m256i {
+    let bits = _mm512_castps_si512(value);
+    // a carry out of the lower half where that is more than a half, or a half of an odd number
+    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+    let rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    let others = _mm512_cvtepu16_epi32(others);
+    let all = _mm512_mask_mov_epi32(others, subnormal, _mm512_srli_epi32::<16>(rounded));
+    _mm512_cvtepi32_epi16(all)
+}
