@@ -77,7 +77,7 @@ fn the_tree_of_carries() {
 fn quotient(number: u32, by: Divisor) -> u32 {
     match by.magic {
         0 => number,
-        magic => (u64::from(number) * u64::from(magic) >> 32) as u32 >> by.shift,
+        magic => ((u64::from(number) * u64::from(magic)) >> 32) as u32 >> by.shift,
     }
 }
 
