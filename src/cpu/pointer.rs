@@ -123,6 +123,7 @@ impl<P: Raw> Pointer<P> {
     }
 
     /// The same, which does not reach further than `count` elements.
+    #[cfg(any(debug_assertions, test))]
     #[inline(always)]
     pub fn limit(self, count: usize) -> Self {
         let first = self.reach(count);
