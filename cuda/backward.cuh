@@ -71,9 +71,9 @@ private:
         if (params.grad_y.dtype == Element<T>::kType) stages.load(params, params.grad_y, kGradY, true, 0, place);
     }
 
-    // Computes a tile, and draws the one after the next.
+    // Computes a tile and returns the next one, which is on its way then.
     QUICK_SSM_DEVICE static Place tile(const Params& params, Shared& shared, TileStages& stages, TileTickets& tickets,
-                                      const Place& place) {
+                                       const Place& place) {
         const uint32_t order = params.chunks - 1 - place.chunk;
         const TileRows rows(params, place);
 

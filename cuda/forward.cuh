@@ -63,9 +63,9 @@ private:
         }
     }
 
-    // Computes a tile, and draws the one after the next.
+    // Computes a tile and returns the next one, which is on its way then.
     QUICK_SSM_DEVICE static Place tile(const Params& params, Shared& shared, TileStages& stages, TileTickets& tickets,
-                                      const Place& place) {
+                                       const Place& place) {
         const TileRows rows(params, place);
 
         SegmentMarks<Tile, kPacked> marks;

@@ -33,10 +33,9 @@ public:
     // Not one of those that carry on with the tile as a whole.
     QUICK_SSM_DEVICE static bool owner() { return thread_index() == Tile::kThreads - 1; }
 
-    // The next tile is loaded while this one is computed, but it is published only after it. So a block draws when what
-    // enters its tile is known, for the tile after the next, and for the first time when its first tile is there: were two
-    // tiles drawn together, each block would wait for the one that has drawn just before it. What was drawn stays in a
-    // register until it is needed, so that nobody waits for it.
+    // The next tile is loaded while this one is computed, but it is published only after it. So a block draws when it
+    // sets about to publish its tile, and not before: were two tiles drawn together, each block would wait for the one
+    // that has drawn just before it. What was drawn stays in a register until it is needed, so that nobody waits for it.
     QUICK_SSM_DEVICE void draw() {
         if (owner()) drawn_ = atomic_increment(&header_->ticket);
     }
