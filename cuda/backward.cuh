@@ -8,11 +8,10 @@
 // gate of a neighbour is needed.
 #pragma once
 
+#include "feed.cuh"
 #include "forms.cuh"
 #include "look_back.cuh"
 #include "sequences.cuh"
-#include "stages.cuh"
-#include "ticket.cuh"
 
 namespace QUICK_SSM_NAMESPACE {
 
@@ -27,6 +26,7 @@ struct Backward {
     using TileTickets = Tickets<Tile, true>;
     using TileRows = Rows<Tile, kVectorised>;
     using TileStages = Stages<Tile, Form::kInputs + 1, kVectorised>;
+    using TileFeed = Feed<Backward>;
     using Inputs = StepInputs<TileStages, Form::kInputs>;
     static constexpr int kVector = Tile::kVector;
     static constexpr int kSteps = Tile::kSteps;
@@ -45,35 +45,24 @@ struct Backward {
 
     QUICK_SSM_DEVICE static void run(const Params& params) {
         QUICK_SSM_SHARED(Shared, shared);
-        TileTickets tickets(params, shared.tickets);
-        TileStages stages(shared.stages);
-        tickets.announce();
-        QUICK_SSM_BARRIER("ticket drawn");
-        Place place = tickets.next(params);
-        load(params, stages, place);
-        while (place.chunk != Place::kNone) {
-            stages.advance();
-            QUICK_SSM_BARRIER("tile loaded");
-            tickets.draw();
-            place = tile(params, shared, stages, tickets, place);
+        TileFeed feed(params, shared);
+        while (feed.begin()) tile(params, shared, feed);
+        feed.finish();
+    }
+
+    template <class Visit>
+    QUICK_SSM_DEVICE static void each_input(const Params& params, const Visit& visit) {
+        QUICK_SSM_UNROLL
+        for (int input = 0; input < Form::kInputs; ++input) {
+            visit(Form::operand(params, input), input, Form::backward_reads(params, input), Form::fill(input));
         }
-        tickets.finish();
+        if (params.grad_y.dtype == Element<T>::kType) visit(params.grad_y, kGradY, true, 0);
     }
 
 private:
-    QUICK_SSM_DEVICE static void load(const Params& params, TileStages& stages, const Place& place) {
-        if (place.chunk == Place::kNone) return;
-        QUICK_SSM_UNROLL
-        for (int input = 0; input < Form::kInputs; ++input) {
-            stages.load(params, Form::operand(params, input), input, Form::backward_reads(params, input),
-                        Form::fill(input), place);
-        }
-        if (params.grad_y.dtype == Element<T>::kType) stages.load(params, params.grad_y, kGradY, true, 0, place);
-    }
-
-    // Computes a tile and returns the next one, which is on its way then.
-    QUICK_SSM_DEVICE static Place tile(const Params& params, Shared& shared, TileStages& stages, TileTickets& tickets,
-                                       const Place& place) {
+    QUICK_SSM_DEVICE static void tile(const Params& params, Shared& shared, TileFeed& feed) {
+        const Place place = feed.place();
+        const TileStages& stages = feed.stages();
         const uint32_t order = params.chunks - 1 - place.chunk;
         const TileRows rows(params, place);
 
@@ -93,13 +82,12 @@ private:
         Acc gates[kSteps][kVector], states[kSteps][kVector], g[kSteps][kVector];
         load_grad_y(params, rows, stages, g);
         scan_segment(params, shared, rows, stages, marks, bias, gates, states, g);
-        tickets.announce();
+        feed.announce();
         QUICK_SSM_BARRIER("segments scanned");
-        const Place next = tickets.next(params);
 
         // The first kChannels threads carry on with the tile as a whole.
         const int slot = thread_index();
-        const TileLookBack look_back(params, shared.look_back, tickets.tag(), place.column, order);
+        const TileLookBack look_back(params, shared.look_back, feed.tag(), place.column, order);
         Carry<Acc> own = Operator::nothing();
         Acc initial = 0;
         if (slot < Tile::kChannels) {
@@ -110,30 +98,22 @@ private:
             if (Form::needs_z(params)) look_back.publish(slot, own, initial);
         }
         if (combines_states()) combine_states(shared, slot % Tile::kChannels, saved);
-        load(params, stages, next);
+        feed.fetch();
         QUICK_SSM_BARRIER("segments combined");
 
         // While the carries of other tiles arrive.
         write_readout_gradients(params, shared, rows, stages, marks, gates, states, g);
-        if (!Form::needs_z(params)) {
-            return next;
+        if (Form::needs_z(params)) {
+            const Acc entering = look_back.entering(own, initial);
+            if (slot < Tile::kChannels) shared.entering[slot] = entering;
+            QUICK_SSM_BARRIER("entering gradient written");
+            feed.entered();
+            write_state_gradients(params, shared, rows, stages, marks, bias, gates, states, g);
+            if (Form::kBias && params.d_bias) write_bias_gradient(params, shared, rows, place.chunk);
+        } else {
+            feed.entered();
         }
-
-        const Acc entering = look_back.entering(own, initial);
-        if (slot < Tile::kChannels) shared.entering[slot] = entering;
-        QUICK_SSM_BARRIER("entering gradient written");
-        write_state_gradients(params, shared, rows, stages, marks, bias, gates, states, g);
-        if (Form::kBias && params.d_bias) {
-            QUICK_SSM_BARRIER("bias gradients written");
-            if (slot < Tile::kChannels) {
-                Acc sum = 0;
-                QUICK_SSM_UNROLL
-                for (int i = 0; i < Tile::kSegments; ++i) sum += shared.adjoints[i * Tile::kChannels + slot].state;
-                const int64_t row = static_cast<int64_t>(rows.batch()) * params.chunks + place.chunk;
-                rows.store_slot(params.d_bias, row, slot, sum);
-            }
-        }
-        return next;
+        feed.end();
     }
 
     QUICK_SSM_DEVICE static void load_grad_y(const Params& params, const TileRows& rows, const TileStages& stages,
@@ -307,6 +287,18 @@ private:
             QUICK_SSM_UNROLL
             for (int v = 0; v < kVector; ++v) shared.adjoints[rows.entry(v)].state = of_bias[v];
         }
+    }
+
+    // That of the tile, from those that the segments have left.
+    QUICK_SSM_DEVICE static void write_bias_gradient(const Params& params, Shared& shared, const TileRows& rows,
+                                                     uint32_t chunk) {
+        QUICK_SSM_BARRIER("bias gradients written");
+        const int slot = thread_index();
+        if (slot >= Tile::kChannels) return;
+        Acc sum = 0;
+        QUICK_SSM_UNROLL
+        for (int i = 0; i < Tile::kSegments; ++i) sum += shared.adjoints[i * Tile::kChannels + slot].state;
+        rows.store_slot(params.d_bias, static_cast<int64_t>(rows.batch()) * params.chunks + chunk, slot, sum);
     }
 
     // The state that enters the sequence which starts at step `s` of the segment.

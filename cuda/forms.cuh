@@ -14,11 +14,11 @@ namespace QUICK_SSM_NAMESPACE {
 // What the gradients of a step are made of: dh_t, z_t = gate_t dh_t and h_{t-1}; or h_t and g_t, the gradient of y_t.
 //
 // The plain scan: gate a, drive b x, readout c.
-template <class T>
+template <class T, Width kWidth>
 struct Plain {
     using Acc = AccOf<T>;
-    using Forward = typename Tiles<T>::Forward;
-    using Backward = typename Tiles<T>::Backward;
+    using Forward = typename Tiles<T, kWidth>::Forward;
+    using Backward = typename Tiles<T, kWidth>::Backward;
     enum Input { kA, kX, kB, kC, kInputs };
     static constexpr bool kBias = false;
     static constexpr bool kOutputAgain = false;
@@ -74,11 +74,11 @@ struct Plain {
 
 // The gated scan: gate sigmoid(a + bias), drive sigmoid(d) u, readout silu(ca) cb. Its inputs are the parts of one tensor of
 // pre-activations, and their gradients those of another one, wanted all or none.
-template <class T>
+template <class T, Width kWidth>
 struct Gated {
     using Acc = AccOf<T>;
-    using Forward = typename Tiles<T>::GatedForward;
-    using Backward = typename Tiles<T>::GatedBackward;
+    using Forward = typename Tiles<T, kWidth>::GatedForward;
+    using Backward = typename Tiles<T, kWidth>::GatedBackward;
     enum Input { kA, kD, kU, kCa, kCb, kInputs };
     static constexpr bool kBias = true;
     static constexpr bool kOutputAgain = true;

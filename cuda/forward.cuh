@@ -5,11 +5,10 @@
 // its segment again from the state that really enters.
 #pragma once
 
+#include "feed.cuh"
 #include "forms.cuh"
 #include "look_back.cuh"
 #include "sequences.cuh"
-#include "stages.cuh"
-#include "ticket.cuh"
 
 namespace QUICK_SSM_NAMESPACE {
 
@@ -23,6 +22,7 @@ struct Forward {
     using TileTickets = Tickets<Tile, false>;
     using TileRows = Rows<Tile, kVectorised>;
     using TileStages = Stages<Tile, Form::kInputs, kVectorised>;
+    using TileFeed = Feed<Forward>;
     using Inputs = StepInputs<TileStages, Form::kInputs>;
     static constexpr int kVector = Tile::kVector;
     static constexpr int kSteps = Tile::kSteps;
@@ -38,34 +38,22 @@ struct Forward {
 
     QUICK_SSM_DEVICE static void run(const Params& params) {
         QUICK_SSM_SHARED(Shared, shared);
-        TileTickets tickets(params, shared.tickets);
-        TileStages stages(shared.stages);
-        tickets.announce();
-        QUICK_SSM_BARRIER("ticket drawn");
-        Place place = tickets.next(params);
-        load(params, stages, place);
-        while (place.chunk != Place::kNone) {
-            stages.advance();
-            QUICK_SSM_BARRIER("tile loaded");
-            tickets.draw();
-            place = tile(params, shared, stages, tickets, place);
+        TileFeed feed(params, shared);
+        while (feed.begin()) tile(params, shared, feed);
+        feed.finish();
+    }
+
+    template <class Visit>
+    QUICK_SSM_DEVICE static void each_input(const Params& params, const Visit& visit) {
+        QUICK_SSM_UNROLL
+        for (int input = 0; input < Form::kInputs; ++input) {
+            visit(Form::operand(params, input), input, Form::forward_reads(params, input), Form::fill(input));
         }
-        tickets.finish();
     }
 
 private:
-    QUICK_SSM_DEVICE static void load(const Params& params, TileStages& stages, const Place& place) {
-        if (place.chunk == Place::kNone) return;
-        QUICK_SSM_UNROLL
-        for (int input = 0; input < Form::kInputs; ++input) {
-            stages.load(params, Form::operand(params, input), input, Form::forward_reads(params, input),
-                        Form::fill(input), place);
-        }
-    }
-
-    // Computes a tile and returns the next one, which is on its way then.
-    QUICK_SSM_DEVICE static Place tile(const Params& params, Shared& shared, TileStages& stages, TileTickets& tickets,
-                                       const Place& place) {
+    QUICK_SSM_DEVICE static void tile(const Params& params, Shared& shared, TileFeed& feed) {
+        const Place place = feed.place();
         const TileRows rows(params, place);
 
         SegmentMarks<Tile, kPacked> marks;
@@ -76,14 +64,14 @@ private:
         }
 
         Acc gates[kSteps][kVector], drives[kSteps][kVector];
-        scan_segment(params, shared, rows, stages, marks, gates, drives);
-        tickets.announce();
+        scan_segment(params, shared, rows, feed.stages(), marks, gates, drives);
+        feed.announce();
         QUICK_SSM_BARRIER("segments scanned");
-        const Place next = tickets.next(params);
-        enter(params, shared, rows, tickets.tag(), place, stages, next);
+        enter(params, shared, rows, place, feed);
         QUICK_SSM_BARRIER("entering state written");
-        replay(params, shared, rows, stages, marks, gates, drives);
-        return next;
+        feed.entered();
+        replay(params, shared, rows, feed.stages(), marks, gates, drives);
+        feed.end();
     }
 
     QUICK_SSM_DEVICE static void scan_segment(const Params& params, Shared& shared, const TileRows& rows,
@@ -114,10 +102,10 @@ private:
     }
 
     // Replaces the carry of each segment by that of all segments before it, and finds what enters the tile.
-    QUICK_SSM_DEVICE static void enter(const Params& params, Shared& shared, const TileRows& rows, uint32_t tag,
-                                       const Place& place, TileStages& stages, const Place& next) {
+    QUICK_SSM_DEVICE static void enter(const Params& params, Shared& shared, const TileRows& rows, const Place& place,
+                                       TileFeed& feed) {
         const int slot = thread_index();
-        const TileLookBack look_back(params, shared.look_back, tag, place.column, place.chunk);
+        const TileLookBack look_back(params, shared.look_back, feed.tag(), place.column, place.chunk);
         Carry<Acc> own = Operator::nothing();
         Acc initial = 0;
         if (slot < Tile::kChannels) {
@@ -135,7 +123,7 @@ private:
             }
             look_back.publish(slot, own, initial);
         }
-        load(params, stages, next);
+        feed.fetch();
         const Acc entering = look_back.entering(own, initial);
         if (slot < Tile::kChannels) shared.entering[slot] = entering;
     }

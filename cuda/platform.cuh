@@ -98,6 +98,8 @@ QUICK_SSM_DEVICE void copy_async(void* shared, const void* global) {
     }
 }
 QUICK_SSM_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" : : : "memory"); }
+// Brings the 128 bytes around an address to the second-level cache.
+QUICK_SSM_DEVICE void prefetch_line(const void* global) { asm volatile("prefetch.global.L2 [%0];" : : "l"(global)); }
 
 template <int kWords>
 QUICK_SSM_DEVICE void load_shared_words(const void* address, uint32_t (&words)[kWords]) {
@@ -223,6 +225,7 @@ void copy_async(void* shared, const void* global) {
     simt::copy_async(shared, global, kBytes);
 }
 inline void wait_for_copies() { simt::wait_for_copies(); }
+inline void prefetch_line(const void* global) { simt::global_access(global, 1); }
 
 template <int kWords>
 void load_shared_words(const void* address, uint32_t (&words)[kWords]) {

@@ -1,4 +1,4 @@
-// Tiles of the inputs in shared memory: while a block computes one, the next one is on its way.
+// Tiles of the inputs in shared memory.
 //
 // A `_vector` kernel has 16 bytes at a time copied without registers, and waits for them only when it needs the tile; an
 // `_element` kernel, for tensors of any layout, reads the elements and stores them.
@@ -18,18 +18,18 @@ public:
     static constexpr int kTileBytes = Tile::kLength * Tile::kRowBytes;
 
     struct alignas(16) Shared {
-        unsigned char bytes[2][kInputs][kTileBytes];
+        unsigned char bytes[Tile::kStages][kInputs][kTileBytes];
     };
 
     QUICK_SSM_DEVICE explicit Stages(Shared& shared) : shared_(shared) {}
 
-    // From now on the other stage is the one that is read, and behind the next barrier it holds what was loaded.
+    // From now on the stage that was loaded is the one that is read; the next barrier makes it whole.
     QUICK_SSM_DEVICE void advance() {
         if constexpr (kVectorised) wait_for_copies();
-        current_ ^= 1;
+        current_ = loaded();
     }
 
-    // Loads a tile of one input into the stage that is not read. All threads take part. Steps and channels beyond the
+    // Loads a tile of one input into the stage that is not read, or the only one. All threads take part. Steps and channels beyond the
     // tensor get `fill`, and so does all where the input is not needed.
     QUICK_SSM_DEVICE void load(const Params& params, const Operand& operand, int input, bool needed, float fill,
                                const Place& place) {
@@ -44,7 +44,7 @@ public:
         const T* from = static_cast<const T*>(operand.data) + place.batch * operand.batch_stride +
                         first * operand.time_stride +
                         (kVectorised ? channel : static_cast<int64_t>(channel) * operand.channel_stride);
-        unsigned char* to = shared_.bytes[current_ ^ 1][input] + row * Tile::kRowBytes + column * kBytes;
+        unsigned char* to = shared_.bytes[loaded()][input] + row * Tile::kRowBytes + column * kBytes;
         if (steps == Tile::kLength) {
             QUICK_SSM_UNROLL
             for (int i = 0; i < kTurns; ++i) {
@@ -75,6 +75,22 @@ public:
         return pack;
     }
 
+    // Has a tile of one input fetched into the second-level cache. All threads take part.
+    QUICK_SSM_DEVICE static void prefetch(const Params& params, const Operand& operand, bool needed, const Place& place) {
+        if (!needed || !operand.data) return;
+        QUICK_SSM_UNROLL
+        for (int i = 0; i < kLineTurns; ++i) {
+            const int item = i * Tile::kThreads + thread_index(), row = item / kLines;
+            const uint32_t channel = place.channel + static_cast<uint32_t>(item % kLines * (kLineBytes / kBytes));
+            const int64_t time = static_cast<int64_t>(place.chunk) * Tile::kLength + row;
+            if (row < Tile::kLength && time < params.length && channel < params.channels) {
+                prefetch_line(static_cast<const T*>(operand.data) + place.batch * operand.batch_stride +
+                              (params.reverse ? params.length - 1 - time : time) * operand.time_stride +
+                              static_cast<int64_t>(channel) * operand.channel_stride);
+            }
+        }
+    }
+
 private:
     static constexpr int kBytes = static_cast<int>(sizeof(T));
     static constexpr int kPiece = kVectorised ? Tile::kAccess : 1;           // elements that a thread copies at once
@@ -82,6 +98,11 @@ private:
     static constexpr int kRows = Tile::kThreads / kPieces;                   // that all threads together copy at once
     static constexpr int kTurns = (Tile::kLength + kRows - 1) / kRows;
     static_assert(Tile::kThreads % kPieces == 0, "a thread stays in its column");
+    static constexpr int kLineBytes = 128;
+    static constexpr int kLines = (Tile::kRowBytes + kLineBytes - 1) / kLineBytes;
+    static constexpr int kLineTurns = (Tile::kLength * kLines + Tile::kThreads - 1) / Tile::kThreads;
+
+    QUICK_SSM_DEVICE int loaded() const { return Tile::kStages - 1 - current_; }
 
     QUICK_SSM_DEVICE static void copy(unsigned char* to, const T* from) {
         if constexpr (kVectorised) {
@@ -92,7 +113,7 @@ private:
     }
 
     Shared& shared_;
-    int current_ = 1;
+    int current_ = Tile::kStages - 1;
 };
 
 // What was read of one step of the channels of a thread; `step(v)` is the view of one of them that a form takes.

@@ -33,9 +33,7 @@ public:
     // Not one of those that carry on with the tile as a whole.
     QUICK_SSM_DEVICE static bool owner() { return thread_index() == Tile::kThreads - 1; }
 
-    // The next tile is loaded while this one is computed, but it is published only after it. So a block draws when it
-    // sets about to publish its tile, and not before: were two tiles drawn together, each block would wait for the one
-    // that has drawn just before it. What was drawn stays in a register until it is needed, so that nobody waits for it.
+    // What was drawn stays in a register until it is needed, so that nobody waits for it.
     QUICK_SSM_DEVICE void draw() {
         if (owner()) drawn_ = atomic_increment(&header_->ticket);
     }
@@ -43,15 +41,10 @@ public:
     QUICK_SSM_DEVICE void announce() const {
         if (owner()) shared_.ticket = drawn_;
     }
-    QUICK_SSM_DEVICE Place next(const Params& params) const {
-        const uint32_t ticket = shared_.ticket, order = params.by_columns.quotient(ticket);
-        Place place;
-        place.column = ticket - order * params.batch * params.channel_tiles;
-        place.batch = params.by_channel_tiles.quotient(place.column);
-        place.channel = (place.column - place.batch * params.channel_tiles) * Tile::kChannels;
-        place.chunk = order >= params.chunks ? Place::kNone : kFromEnd ? params.chunks - 1 - order : order;
-        return place;
-    }
+    QUICK_SSM_DEVICE Place next(const Params& params) const { return place(params, shared_.ticket); }
+    // The tile of the ticket that some block draws about one turn of all blocks later.
+    QUICK_SSM_DEVICE Place later(const Params& params) const { return place(params, shared_.ticket + grid_blocks()); }
+
     // Marks the packets of this launch: those of earlier launches stay where they are. Fresh memory has tag 0.
     QUICK_SSM_DEVICE uint32_t tag() const { return shared_.tag; }
 
@@ -65,6 +58,15 @@ public:
     }
 
 private:
+    QUICK_SSM_DEVICE static Place place(const Params& params, uint32_t ticket) {
+        const uint32_t order = params.by_columns.quotient(ticket);
+        Place place;
+        place.column = ticket - order * params.batch * params.channel_tiles;
+        place.batch = params.by_channel_tiles.quotient(place.column);
+        place.channel = (place.column - place.batch * params.channel_tiles) * Tile::kChannels;
+        place.chunk = order >= params.chunks ? Place::kNone : kFromEnd ? params.chunks - 1 - order : order;
+        return place;
+    }
     QUICK_SSM_DEVICE static uint32_t next_epoch(uint32_t epoch) { return epoch + 1 ? epoch + 1 : 1; }
 
     WorkspaceHeader* header_;

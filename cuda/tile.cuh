@@ -7,7 +7,7 @@ namespace QUICK_SSM_NAMESPACE {
 
 // A thread owns `kSteps` consecutive steps of `kVector` channels, its segment. `kLanes` threads side by side cover the
 // channels, `kSegments` rows of them the time. Results depend on kSteps and kSegments, not on the rest.
-template <class T, int kVector_, int kSteps_, int kLanes_, int kSegments_, int kBlocks_, int kPoll_>
+template <class T, int kVector_, int kSteps_, int kLanes_, int kSegments_, int kBlocks_, int kPoll_, int kStages_>
 struct TileShape {
     using Value = T;
     using Acc = AccOf<T>;
@@ -17,6 +17,7 @@ struct TileShape {
     static constexpr int kSegments = kSegments_;
     static constexpr int kBlocks = kBlocks_;  // blocks per multiprocessor that registers must leave room for
     static constexpr int kPoll = kPoll_;      // packets of other tiles that a thread asks for at a time
+    static constexpr int kStages = kStages_;  // tiles of the inputs that a block has in shared memory, 1 or 2
     static constexpr int kThreads = kLanes * kSegments;
     static constexpr int kChannels = kLanes * kVector;
     static constexpr int kLength = kSteps * kSegments;
@@ -31,6 +32,7 @@ struct TileShape {
     static_assert(kVector * sizeof(T) % 4 == 0 && kVector * sizeof(T) <= 16, "one access to shared memory per step");
     static_assert(kAccess % kVector == 0, "what can be copied at once can be stored at once");
     static_assert(kThreads <= 1024, "a block");
+    static_assert(kStages == 1 || kStages == 2, "the tile that is computed, and perhaps the next one");
 };
 
 }  // namespace QUICK_SSM_NAMESPACE

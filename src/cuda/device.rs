@@ -11,7 +11,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::{bail, CudaDevice, CudaStorage, DType, Error, Result, Shape, Storage};
 
-use super::params::{Direction, Form, Kernel, Params};
+use super::params::{Direction, Form, Kernel, Params, Width};
 use super::passes::Machine;
 use super::{module, workspace};
 
@@ -56,8 +56,8 @@ impl Machine for Queue<'_> {
     where
         Self: 'a;
 
-    fn kernel(&self, form: Form, direction: Direction, dtype: DType) -> Result<Kernel> {
-        Kernel::new(form, direction, dtype)
+    fn kernel(&self, form: Form, direction: Direction, dtype: DType, channels: usize) -> Result<Kernel> {
+        Kernel::new(form, direction, dtype, Width::of(channels))
     }
 
     fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage> {

@@ -33,6 +33,28 @@ impl Form {
     }
 }
 
+/// The tensors that a kernel is made for, as in `tuning.cuh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Width {
+    Wide,
+    /// Of so few channels that most tiles in flight follow one another in time.
+    Narrow,
+}
+
+impl Width {
+    /// The most channels of a narrow tensor.
+    pub const NARROW: usize = 128;
+
+    /// It follows from the channels alone, for results depend on the tiles.
+    pub const fn of(channels: usize) -> Self {
+        if channels <= Self::NARROW {
+            Self::Narrow
+        } else {
+            Self::Wide
+        }
+    }
+}
+
 /// How a kernel cuts a tensor, in the numbers of `tuning.cuh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tile {
@@ -44,13 +66,22 @@ pub struct Tile {
     pub lanes: u32,
     /// Rows of threads along time.
     pub segments: u32,
+    /// Tiles of its inputs that a block has in shared memory.
+    pub stages: u32,
 }
 
 impl Tile {
     /// The tile of each kernel.
-    const fn of(form: Form, direction: Direction, dtype: Code) -> Self {
+    const fn of(form: Form, direction: Direction, dtype: Code, width: Width) -> Self {
+        match width {
+            Width::Wide => Self::wide(form, direction, dtype),
+            Width::Narrow => Self::narrow(form, direction, dtype),
+        }
+    }
+
+    const fn wide(form: Form, direction: Direction, dtype: Code) -> Self {
         let (vector, steps, lanes, segments) = match (form, direction, dtype) {
-            (Form::Plain, Direction::Forward, Code::F32) => (4, 4, 16, 8),
+            (Form::Plain, Direction::Forward, Code::F32) => (4, 4, 8, 16),
             (Form::Plain, Direction::Backward, Code::F32) => (4, 2, 16, 16),
             (Form::Gated, Direction::Forward, Code::F32) => (2, 4, 32, 8),
             (Form::Gated, Direction::Backward, Code::F32) => (2, 2, 32, 8),
@@ -59,7 +90,18 @@ impl Tile {
             (Form::Gated, Direction::Backward, Code::F64) => (1, 2, 32, 8),
             (_, _, Code::F64) => (1, 4, 32, 8),
         };
-        Self { vector, steps, lanes, segments }
+        Self { vector, steps, lanes, segments, stages: 2 }
+    }
+
+    const fn narrow(form: Form, direction: Direction, dtype: Code) -> Self {
+        let (vector, steps, lanes, segments) = match (form, direction, dtype) {
+            (_, Direction::Backward, Code::F32) => (4, 4, 8, 16),
+            (_, Direction::Forward, Code::F16 | Code::BF16) => (8, 8, 4, 32),
+            (_, _, Code::F32 | Code::F16 | Code::BF16) => (4, 4, 8, 32),
+            (_, Direction::Forward, Code::F64) => (1, 8, 16, 16),
+            (_, Direction::Backward, Code::F64) => (1, 4, 16, 16),
+        };
+        Self { vector, steps, lanes, segments, stages: 1 }
     }
 
     /// Channels of a tile.
@@ -316,23 +358,24 @@ impl Params {
     }
 }
 
-/// The kernels of one form, direction and dtype.
+/// The kernels of one form, direction, dtype and width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel {
     form: Form,
     direction: Direction,
     dtype: Code,
+    width: Width,
     tile: Tile,
     /// Steps between saved states.
     saved_len: u32,
 }
 
 impl Kernel {
-    /// The kernels that read tensors of `dtype`.
-    pub fn new(form: Form, direction: Direction, dtype: DType) -> Result<Self> {
+    /// The kernels that read tensors of `dtype` and this width.
+    pub fn new(form: Form, direction: Direction, dtype: DType, width: Width) -> Result<Self> {
         let dtype = Code::of(dtype)?;
-        let saved_len = Tile::of(form, Direction::Backward, dtype).len();
-        Ok(Self { form, direction, dtype, tile: Tile::of(form, direction, dtype), saved_len })
+        let saved_len = Tile::of(form, Direction::Backward, dtype, width).len();
+        Ok(Self { form, direction, dtype, width, tile: Tile::of(form, direction, dtype, width), saved_len })
     }
 
     /// The kernels compiled with another tile, where those of the backward pass have `saved_len` steps.
@@ -353,14 +396,14 @@ impl Kernel {
         format!("{form}{direction}_{}", self.dtype.name())
     }
 
-    /// Bytes of shared memory that a block needs: two tiles of every input, and what segments and tiles tell one another.
+    /// Bytes of shared memory that a block needs: one or two tiles of every input, and what segments and tiles tell one another.
     pub fn shared_bytes(self, params: &Params) -> u32 {
-        let Tile { segments, .. } = self.tile;
+        let Tile { segments, stages, .. } = self.tile;
         let (len, channels, threads) = (self.tile.len(), self.tile.channels(), self.tile.threads());
         let acc = self.dtype.acc_bytes() as u32;
         let backward = u32::from(self.direction == Direction::Backward);
         let inputs = self.form.inputs() + backward;
-        let stages = inputs * 2 * len * channels * self.dtype.bytes() as u32;
+        let stages = stages * inputs * len * channels * self.dtype.bytes() as u32;
         let carries = 2 * acc * ((1 + backward) * segments * channels + threads) + acc * channels;
         // ticket and tag; the first and last step of each packed sequence
         let marks = 8 * if params.offsets == 0 { 1 } else { len };
@@ -410,11 +453,17 @@ impl Kernel {
         WORKSPACE_HEADER + u64::from(params.look_back.rows) * columns * 4 * self.dtype.acc_bytes()
     }
 
+    /// What the names of their entry points begin with.
+    pub fn entries(self) -> String {
+        let width = if self.width == Width::Narrow { "_narrow" } else { "" };
+        format!("quick_ssm_{}{width}", self.name())
+    }
+
     /// The entry point for these arguments; all give the same bits.
     pub fn entry(self, params: &Params) -> String {
         let access = if self.vectorised(params) { "vector" } else { "element" };
         let packed = if params.offsets != 0 { "_packed" } else { "" };
-        format!("quick_ssm_{}_{access}{packed}", self.name())
+        format!("{}_{access}{packed}", self.entries())
     }
 
     /// Elements that `_vector` kernels copy at once: 16 bytes, or all of a smaller tile's row.

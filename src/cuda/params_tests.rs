@@ -4,6 +4,11 @@ const DTYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F64];
 const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Backward];
 const FORMS: [Form; 2] = [Form::Plain, Form::Gated];
 
+/// Those of the plain scan, for wide tensors.
+fn plain(direction: Direction, dtype: DType) -> Kernel {
+    Kernel::new(Form::Plain, direction, dtype, Width::Wide).unwrap()
+}
+
 /// The numbers after `#define QUICK_SSM_<name>` in `tuning.cuh`.
 fn tuning(name: &str) -> Vec<u32> {
     let text = include_str!("../../cuda/tuning.cuh");
@@ -14,12 +19,16 @@ fn tuning(name: &str) -> Vec<u32> {
 
 #[test]
 fn tiles_are_those_of_the_kernels() {
-    for form in FORMS {
+    for (form, width, prefix) in
+        FORMS.into_iter().flat_map(|form| [(form, Width::Wide, ""), (form, Width::Narrow, "NARROW_")])
+    {
         for direction in DIRECTIONS {
             for dtype in DTYPES {
-                let kernel = Kernel::new(form, direction, dtype).unwrap();
-                let Tile { vector, steps, lanes, segments } = kernel.tile();
-                assert_eq!(tuning(&kernel.name().to_uppercase())[..4], [vector, steps, lanes, segments], "{kernel:?}");
+                let kernel = Kernel::new(form, direction, dtype, width).unwrap();
+                let Tile { vector, steps, lanes, segments, stages } = kernel.tile();
+                let tuning = tuning(&format!("{prefix}{}", kernel.name().to_uppercase()));
+                assert_eq!(tuning[..4], [vector, steps, lanes, segments], "{kernel:?}");
+                assert_eq!(tuning[6], stages, "{kernel:?}");
                 assert!((32..=1024).contains(&kernel.tile().threads()));
                 assert!(kernel.tile().len().is_power_of_two());
                 // what a block of the smaller cards may have
@@ -32,14 +41,14 @@ fn tiles_are_those_of_the_kernels() {
 
 #[test]
 fn integers_have_no_kernel() {
-    let error = Kernel::new(Form::Plain, Direction::Forward, DType::U8).unwrap_err().to_string();
+    let error = Kernel::new(Form::Plain, Direction::Forward, DType::U8, Width::Wide).unwrap_err().to_string();
     assert!(error.contains("expected dtype f16, bf16, f32 or f64, got U8"), "{error}");
 }
 
 #[test]
 fn sizes_follow_from_the_shape() {
     for dtype in DTYPES {
-        let kernel = Kernel::new(Form::Plain, Direction::Forward, dtype).unwrap();
+        let kernel = plain(Direction::Forward, dtype);
         let (len, channels) = (kernel.tile().len() as usize, kernel.tile().channels() as usize);
         let params = kernel.params([3, 2 * len + 1, channels + 1]).unwrap();
         assert_eq!((params.batch, params.length, params.channels), (3, 2 * len as i64 + 1, channels as u32 + 1));
@@ -48,7 +57,7 @@ fn sizes_follow_from_the_shape() {
         assert_eq!(params.look_back.rows, 3);
         let packet = if dtype == DType::F64 { 32 } else { 16 };
         assert_eq!(kernel.workspace_bytes(&params), 128 + 3 * (3 * 2 * channels as u64) * packet);
-        let saved_len = Kernel::new(Form::Plain, Direction::Backward, dtype).unwrap().tile().len();
+        let saved_len = plain(Direction::Backward, dtype).tile().len();
         assert_eq!(1 << params.saved_shift, saved_len);
         assert_eq!(kernel.saved_rows(5 * saved_len as usize + 1), 6);
     }
@@ -56,7 +65,7 @@ fn sizes_follow_from_the_shape() {
 
 #[test]
 fn a_single_chunk_needs_no_packets() {
-    let kernel = Kernel::new(Form::Plain, Direction::Backward, DType::F64).unwrap();
+    let kernel = plain(Direction::Backward, DType::F64);
     assert_eq!(kernel.workspace_bytes(&kernel.params([5, 1, 1000]).unwrap()), 128);
 }
 
@@ -96,7 +105,7 @@ fn divisors() {
 
 #[test]
 fn too_many_tiles() {
-    let kernel = Kernel::new(Form::Plain, Direction::Forward, DType::F32).unwrap();
+    let kernel = plain(Direction::Forward, DType::F32);
     let len = kernel.tile().len() as usize;
     let most = kernel.params([1, ((1 << 31) - 1) * len, 1]).unwrap();
     assert_eq!(most.chunks, i32::MAX as u32);
@@ -118,7 +127,7 @@ fn aligned(kernel: Kernel, dtype: DType) -> Params {
 fn entry_points() {
     for direction in DIRECTIONS {
         for dtype in DTYPES {
-            let kernel = Kernel::new(Form::Plain, direction, dtype).unwrap();
+            let kernel = plain(direction, dtype);
             let mut params = aligned(kernel, dtype);
             assert_eq!(kernel.entry(&params), format!("quick_ssm_{}_vector", kernel.name()));
             params.offsets = 0x6000;
@@ -127,13 +136,16 @@ fn entry_points() {
             assert_eq!(kernel.entry(&params), format!("quick_ssm_{}_element_packed", kernel.name()));
         }
     }
-    let gated = Kernel::new(Form::Gated, Direction::Forward, DType::BF16).unwrap();
+    let gated = Kernel::new(Form::Gated, Direction::Forward, DType::BF16, Width::Wide).unwrap();
     assert_eq!(gated.entry(&aligned(gated, DType::BF16)), "quick_ssm_gated_forward_bf16_vector");
+    let narrow = Kernel::new(Form::Plain, Direction::Forward, DType::F32, Width::of(64)).unwrap();
+    assert_eq!(narrow.entry(&aligned(narrow, DType::F32)), "quick_ssm_forward_f32_narrow_vector");
+    assert_eq!([Width::of(Width::NARROW), Width::of(Width::NARROW + 1)], [Width::Narrow, Width::Wide]);
 }
 
 #[test]
 fn vectors_need_alignment() {
-    let kernel = Kernel::new(Form::Plain, Direction::Backward, DType::BF16).unwrap();
+    let kernel = plain(Direction::Backward, DType::BF16);
     let fine = aligned(kernel, DType::BF16);
     let vectorised = |change: fn(&mut Params)| {
         let mut params = fine;

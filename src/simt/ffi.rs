@@ -17,6 +17,7 @@ pub(super) struct Description {
     pub length: u32,
     pub steps: u32,
     pub vector: u32,
+    pub stages: u32,
     pub access: u32,
     pub shared_bytes: u32,
     pub params_bytes: u32,
@@ -24,8 +25,8 @@ pub(super) struct Description {
 
 impl Description {
     pub fn tile(self) -> Tile {
-        let (vector, steps) = (self.vector, self.steps);
-        Tile { vector, steps, lanes: self.channels / vector, segments: self.length / steps }
+        let Self { vector, steps, stages, .. } = self;
+        Tile { vector, steps, lanes: self.channels / vector, segments: self.length / steps, stages }
     }
 }
 

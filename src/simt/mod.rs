@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 use candle_core::{bail, CpuStorage, DType, Device, Result, Storage};
 use half::{bf16, f16};
 
-use crate::cuda::params::{Direction, Form, Kernel, Params};
+use crate::cuda::params::{Direction, Form, Kernel, Params, Width};
 use crate::cuda::passes::Machine;
 
 /// Which compilation of the kernels.
@@ -24,6 +24,17 @@ pub enum Tiles {
     Real,
     /// Of a few steps and channels, so that small problems take every branch.
     Tiny,
+}
+
+impl Tiles {
+    /// The kernels that tensors of so many channels get.
+    fn width(self, channels: usize) -> Width {
+        match self {
+            Self::Real => Width::of(channels),
+            Self::Tiny if channels <= 6 => Width::Narrow,
+            Self::Tiny => Width::Wide,
+        }
+    }
 }
 
 /// In which order threads run.
@@ -101,9 +112,9 @@ pub fn self_test(schedules: u32) -> bool {
     ffi::self_test(schedules)
 }
 
-/// The name of an entry point for `dtype`, and the kernel behind it.
-fn describe(tiles: Tiles, form: Form, direction: Direction, dtype: DType) -> Result<ffi::Description> {
-    let name = format!("quick_ssm_{}_vector", Kernel::new(form, direction, dtype)?.name());
+/// What the emulation knows of a kernel.
+fn describe(tiles: Tiles, form: Form, direction: Direction, dtype: DType, width: Width) -> Result<ffi::Description> {
+    let name = format!("{}_vector", Kernel::new(form, direction, dtype, width)?.entries());
     match ffi::describe(tiles as u32, &name)? {
         Some(description) => Ok(description),
         None => bail!("scan: the emulation has no kernel {name}"),
@@ -113,13 +124,14 @@ fn describe(tiles: Tiles, form: Form, direction: Direction, dtype: DType) -> Res
 impl Machine for Emulation {
     type Guard<'a> = ();
 
-    fn kernel(&self, form: Form, direction: Direction, dtype: DType) -> Result<Kernel> {
-        let kernel = Kernel::new(form, direction, dtype)?;
+    fn kernel(&self, form: Form, direction: Direction, dtype: DType, channels: usize) -> Result<Kernel> {
+        let width = self.tiles.width(channels);
+        let kernel = Kernel::new(form, direction, dtype, width)?;
         if self.tiles == Tiles::Real {
             return Ok(kernel);
         }
-        let backward = describe(self.tiles, form, Direction::Backward, dtype)?;
-        Ok(kernel.with_tile(describe(self.tiles, form, direction, dtype)?.tile(), backward.length))
+        let backward = describe(self.tiles, form, Direction::Backward, dtype, width)?;
+        Ok(kernel.with_tile(describe(self.tiles, form, direction, dtype, width)?.tile(), backward.length))
     }
 
     fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage> {

@@ -4,23 +4,29 @@ const DTYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F64];
 const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Backward];
 const FORMS: [Form; 2] = [Form::Plain, Form::Gated];
 
-/// Every form, direction and dtype.
-fn kinds() -> impl Iterator<Item = (Form, Direction, DType)> {
+/// Numbers of channels of a narrow and a wide tensor, whichever the tiles.
+const CHANNELS: [usize; 2] = [1, 1 << 10];
+
+/// Every form, direction, dtype and width.
+fn kinds() -> impl Iterator<Item = (Form, Direction, DType, usize)> {
     FORMS.into_iter().flat_map(|form| {
-        DIRECTIONS.into_iter().flat_map(move |direction| DTYPES.into_iter().map(move |dtype| (form, direction, dtype)))
+        DIRECTIONS.into_iter().flat_map(move |direction| {
+            DTYPES.into_iter().flat_map(move |dtype| CHANNELS.map(|channels| (form, direction, dtype, channels)))
+        })
     })
 }
 
 #[test]
 fn tiles_are_those_of_the_kernels() -> Result<()> {
-    for (form, direction, dtype) in kinds() {
-        let kernel = Kernel::new(form, direction, dtype)?;
+    for (form, direction, dtype, channels) in kinds() {
+        let width = Width::of(channels);
+        let kernel = Kernel::new(form, direction, dtype, width)?;
         for entry in ["vector", "element", "vector_packed", "element_packed"] {
-            let name = format!("quick_ssm_{}_{entry}", kernel.name());
+            let name = format!("{}_{entry}", kernel.entries());
             for tiles in [Tiles::Real, Tiles::Tiny] {
                 let found = ffi::describe(tiles as u32, &name)?.expect("a kernel");
                 assert_eq!(found.params_bytes as usize, size_of::<Params>());
-                let kernel = Emulation::new(tiles).kernel(form, direction, dtype)?;
+                let kernel = Emulation::new(tiles).kernel(form, direction, dtype, channels)?;
                 let tile = kernel.tile();
                 assert_eq!(found.tile(), tile, "{name} {tiles:?}");
                 assert_eq!(
@@ -33,7 +39,7 @@ fn tiles_are_those_of_the_kernels() -> Result<()> {
                 assert_eq!(found.shared_bytes, kernel.shared_bytes(&params), "{name} {tiles:?}");
             }
         }
-        assert_eq!(describe(Tiles::Real, form, direction, dtype)?.tile(), kernel.tile());
+        assert_eq!(describe(Tiles::Real, form, direction, dtype, width)?.tile(), kernel.tile());
     }
     assert_eq!(ffi::describe(0, "quick_ssm_forward_u8_vector")?, None);
     Ok(())
@@ -42,17 +48,15 @@ fn tiles_are_those_of_the_kernels() -> Result<()> {
 #[test]
 fn saved_states_lie_where_the_backward_pass_looks_for_them() -> Result<()> {
     for tiles in [Tiles::Real, Tiles::Tiny] {
-        for form in FORMS {
-            for dtype in DTYPES {
-                let [forward, backward] =
-                    DIRECTIONS.map(|direction| Emulation::new(tiles).kernel(form, direction, dtype));
-                let (forward, backward) = (forward?, backward?);
-                for len in [1usize, 31, 32, 33, 1000] {
-                    let rows = len.div_ceil(backward.tile().len() as usize);
-                    assert_eq!((forward.saved_rows(len), backward.saved_rows(len)), (rows, rows));
-                    for kernel in [forward, backward] {
-                        assert_eq!(1 << kernel.params([1, len, 1])?.saved_shift, backward.tile().len());
-                    }
+        for (form, _, dtype, channels) in kinds() {
+            let [forward, backward] =
+                DIRECTIONS.map(|direction| Emulation::new(tiles).kernel(form, direction, dtype, channels));
+            let (forward, backward) = (forward?, backward?);
+            for len in [1usize, 31, 32, 33, 1000] {
+                let rows = len.div_ceil(backward.tile().len() as usize);
+                assert_eq!((forward.saved_rows(len), backward.saved_rows(len)), (rows, rows));
+                for kernel in [forward, backward] {
+                    assert_eq!(1 << kernel.params([1, len, channels])?.saved_shift, backward.tile().len());
                 }
             }
         }
@@ -62,9 +66,9 @@ fn saved_states_lie_where_the_backward_pass_looks_for_them() -> Result<()> {
 
 #[test]
 fn plans_and_workspaces_are_those_of_the_kernels() -> Result<()> {
-    for (form, direction, dtype) in kinds() {
+    for (form, direction, dtype, channels) in kinds() {
         for tiles in [Tiles::Real, Tiles::Tiny] {
-            let kernel = Emulation::new(tiles).kernel(form, direction, dtype)?;
+            let kernel = Emulation::new(tiles).kernel(form, direction, dtype, channels)?;
             let tile = kernel.tile();
             let acc_bytes = if dtype == DType::F64 { 8 } else { 4 };
             for chunks in [1, 2, 7, 8, 15, 16, 17, 63, 64, 255, 256, 4_000, 1 << 20] {

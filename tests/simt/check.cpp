@@ -20,14 +20,17 @@ bool same_bits(const Results& one, const Results& other) {
            same(one.dh0, other.dh0);
 }
 
+std::string entries(Variant variant, const char* direction, uint32_t dtype) {
+    return std::string("quick_ssm_") + direction + "_" + kTypeNames[dtype] + (variant.narrow ? "_narrow" : "");
+}
+
 const Schedule kSchedules[] = {{1, 4, 4}, {2, 1, 1}, {3, 64, 2}, {4, 7, 7}, {5, 64, 8}, {6, 3, 3}};
 
 }  // namespace
 
 bool Checker::launch(const Problem& p, const Request& request, const Schedule& schedule, const char* direction,
                      Params params) {
-    const std::string name = std::string("quick_ssm_") + direction + "_" + kTypeNames[p.dtype] +
-                             (request.vector ? "_vector" : "_element") + (p.packed() ? "_packed" : "");
+    const std::string name = entries(request.variant, direction, p.dtype) + (request.vector ? "_vector" : "_element") + (p.packed() ? "_packed" : "");
     quick_ssm_simt_kernel kernel;
     if (!machine_.describe(request.variant, name, kernel)) {
         error_ = "no kernel " + name;
@@ -62,7 +65,7 @@ bool Checker::run(const Problem& p, const Operands& in, const Request& request, 
     const size_t elements = static_cast<size_t>(p.batch * p.length * p.channels);
     const size_t states = static_cast<size_t>(p.rows() * p.channels) * type_bytes(acc);
     quick_ssm_simt_kernel backward;
-    machine_.describe(request.variant, std::string("quick_ssm_backward_") + kTypeNames[p.dtype] + "_vector", backward);
+    machine_.describe(request.variant, entries(request.variant, "backward", p.dtype) + "_vector", backward);
 
     const auto operand = [&](const Tensor& tensor) {
         Operand placed = tensor.operand;
@@ -175,7 +178,7 @@ void Checker::record(bool good, const std::string& what) {
 }
 
 void Checker::expect(const Problem& p, const Request& request, bool vector_fits) {
-    record(check(p, request, vector_fits), (request.variant == kTiny ? "tiny " : "real ") + p.describe());
+    record(check(p, request, vector_fits), request.variant.describe() + " " + p.describe());
 }
 
 void Checker::report(const char* section) const {
@@ -185,14 +188,13 @@ void Checker::report(const char* section) const {
 
 uint32_t Checker::access_width(Variant variant, uint32_t dtype) {
     quick_ssm_simt_kernel forward, backward;
-    const std::string type = kTypeNames[dtype];
-    machine_.describe(variant, "quick_ssm_forward_" + type + "_vector", forward);
-    machine_.describe(variant, "quick_ssm_backward_" + type + "_vector", backward);
+    machine_.describe(variant, entries(variant, "forward", dtype) + "_vector", forward);
+    machine_.describe(variant, entries(variant, "backward", dtype) + "_vector", backward);
     return std::max(forward.access, backward.access);
 }
 
 void Checker::sizes(Variant variant) {
-    const bool tiny = variant == kTiny;
+    const bool tiny = variant.tiny();
     const std::vector<int64_t> lengths = tiny ? std::vector<int64_t>{1, 2, 3, 8, 9, 17, 64, 100, 151}
                                               : std::vector<int64_t>{1, 33, 130, 700};
     const std::vector<int64_t> widths = tiny ? std::vector<int64_t>{1, 3, 4, 8, 10} : std::vector<int64_t>{8, 17, 72};
@@ -217,7 +219,7 @@ void Checker::sizes(Variant variant) {
 
 void Checker::options(Variant variant) {
     // Problems grow with the tiles. The widths suit vector access in every type, but for `odd`.
-    const int64_t width = variant == kTiny ? 8 : 72, odd = variant == kTiny ? 6 : 70, scale = variant == kTiny ? 1 : 8;
+    const int64_t width = variant.tiny() ? 8 : 72, odd = variant.tiny() ? 6 : 70, scale = variant.tiny() ? 1 : 8;
     uint32_t seed = 100;
     for (uint32_t dtype = 0; dtype < 4; ++dtype) {
         const auto problem = [&](int64_t batch, int64_t length, int64_t channels) {
@@ -243,7 +245,7 @@ void Checker::options(Variant variant) {
         Problem wild = problem(1, 60, width);
         wild.gate_low = -1.2, wild.gate_high = 1.2, wild.length = 60;
         expect(wild, request, true);
-        for (uint32_t wanted = 0; wanted < 128; wanted += variant == kTiny && dtype == kF32 ? 1 : 13) {
+        for (uint32_t wanted = 0; wanted < 128; wanted += variant.tiny() && dtype == kF32 ? 1 : 13) {
             Problem p = problem(2, 29, width);
             p.with_initial = true, p.with_grad_last = wanted % 3 == 0;
             request.y = wanted & 1, request.last = wanted & 2, request.dx = wanted & 4, request.da = wanted & 8;
@@ -257,14 +259,14 @@ void Checker::packed(Variant variant) {
     std::mt19937 random(7);
     uint32_t seed = 500;
     for (uint32_t dtype = 0; dtype < 4; ++dtype) {
-        for (int round = 0; round < (variant == kTiny ? 12 : 4); ++round) {
+        for (int round = 0; round < (variant.tiny() ? 12 : 4); ++round) {
             Problem p;
             p.dtype = p.y_dtype = dtype;
-            p.channels = variant == kTiny ? 4 + round % 3 : 40, p.seed = ++seed;
+            p.channels = variant.tiny() ? 4 + round % 3 : 40, p.seed = ++seed;
             p.reverse = round % 2, p.with_initial = round % 3 != 0, p.with_grad_last = round / 2 % 2;
             // Of any length, of three steps at most, or of one; many of them in one tile; some without steps.
             const uint32_t count = round == 3 ? 70 : 1 + random() % 9;
-            const uint32_t longest = round == 3 ? 3 : round == 5 ? 1 : variant == kTiny ? 40 : 200;
+            const uint32_t longest = round == 3 ? 3 : round == 5 ? 1 : variant.tiny() ? 40 : 200;
             p.offsets = {0};
             for (uint32_t i = 0; i < count; ++i) {
                 p.offsets.push_back(p.offsets.back() + (random() % 4 == 0 ? 0 : random() % (longest + 1)));
@@ -282,7 +284,7 @@ void Checker::packed(Variant variant) {
 
 // A value that is not finite reaches later steps of its own channel, those of its own sequence, and no others.
 void Checker::non_finite(Variant variant) {
-    const int64_t width = 8, middle = variant == kTiny ? 30 : 300, end = 2 * middle;
+    const int64_t width = 8, middle = variant.tiny() ? 30 : 300, end = 2 * middle;
     Request request;
     request.variant = variant;
     for (int packed = 0; packed < 2; ++packed) {
@@ -319,7 +321,7 @@ void Checker::alone(Variant variant) {
     for (uint32_t dtype = 0; dtype < 4; ++dtype) {
         Problem batch;
         batch.dtype = batch.y_dtype = dtype, batch.seed = 900 + dtype;
-        batch.batch = 3, batch.length = variant == kTiny ? 77 : 600, batch.channels = variant == kTiny ? 12 : 72;
+        batch.batch = 3, batch.length = variant.tiny() ? 77 : 600, batch.channels = variant.tiny() ? 12 : 72;
         batch.with_initial = batch.with_grad_last = true;
         Problem single = batch;
         single.batch = 1;

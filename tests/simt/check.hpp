@@ -8,7 +8,18 @@
 
 namespace selftest {
 
-enum Variant : uint32_t { kReal = QUICK_SSM_SIMT_REAL, kTiny = QUICK_SSM_SIMT_TINY };
+// Which compilation of the kernels, and for tensors of which width.
+struct Variant {
+    uint32_t tiles;
+    bool narrow;
+
+    bool tiny() const { return tiles == QUICK_SSM_SIMT_TINY; }
+    std::string describe() const { return std::string(tiny() ? "tiny" : "real") + (narrow ? " narrow" : ""); }
+};
+constexpr Variant kVariants[] = {{QUICK_SSM_SIMT_TINY, false},
+                                 {QUICK_SSM_SIMT_TINY, true},
+                                 {QUICK_SSM_SIMT_REAL, false},
+                                 {QUICK_SSM_SIMT_REAL, true}};
 
 struct Schedule {
     uint64_t seed = 1;
@@ -22,7 +33,7 @@ struct Tree {  // of the look-back; levels 0: the default
 
 // What is asked of the kernels beyond the problem itself.
 struct Request {
-    Variant variant = kTiny;
+    Variant variant = kVariants[0];
     bool vector = true;
     Tree tree;
     bool y = true, last = true;

@@ -17,7 +17,7 @@ namespace selftest {
 class Emulation : public Machine {
 public:
     bool describe(Variant variant, const std::string& kernel, quick_ssm_simt_kernel& out) override {
-        return quick_ssm_simt_describe(variant, kernel.c_str(), &out) == 0;
+        return quick_ssm_simt_describe(variant.tiles, kernel.c_str(), &out) == 0;
     }
     void* workspace(uint64_t bytes) override {
         return bytes <= sizeof(Word) * memory_.size() ? memory_.data() : nullptr;
@@ -25,7 +25,7 @@ public:
     void* place(const Buffer& buffer) override { return const_cast<char*>(buffer.data()); }
     const char* launch(Variant variant, const std::string& kernel, const quick_ssm_simt_kernel& description,
                        const Params& params, const Schedule& schedule) override {
-        const int status = quick_ssm_simt_launch(variant, kernel.c_str(), &params, schedule.grid, description.threads,
+        const int status = quick_ssm_simt_launch(variant.tiles, kernel.c_str(), &params, schedule.grid, description.threads,
                                                  schedule.resident, schedule.seed, schedule.skipped_barrier, message_,
                                                  sizeof message_);
         return status == 0 ? nullptr : message_;
@@ -46,7 +46,7 @@ void removed_barriers(Emulation& emulation, Checker& checker) {
     const char* const barriers[] = {"ticket drawn",           "tile loaded",               "segments scanned",
                                     "segments combined",      "entering state written",    "entering gradient written",
                                     "parts written",          "parts read",                "boundary search",
-                                    "marks written"};
+                                    "marks written",          "tile read"};
     for (const char* barrier : barriers) {
         bool caught = false;
         for (uint32_t seed = 1; seed <= 40 && !caught; ++seed) {
@@ -60,6 +60,7 @@ void removed_barriers(Emulation& emulation, Checker& checker) {
             }
             const Operands operands(p);
             Request request;
+            request.variant.narrow = strcmp(barrier, "tile read") == 0;
             request.tree = {3, {2, 4, 5}};
             Results out;
             caught = !checker.run(p, operands, request, {seed, 6, 6, barrier}, out) ||
@@ -77,8 +78,8 @@ extern "C" int quick_ssm_simt_self_test(uint32_t interleavings) {
     using namespace selftest;
     Emulation emulation;
     Checker checker(emulation, interleavings);
-    for (const Variant variant : {kTiny, kReal}) {
-        const std::string tiles = variant == kTiny ? ", tiny tiles" : ", real tiles";
+    for (const Variant variant : kVariants) {
+        const std::string tiles = ", " + variant.describe() + " tiles";
         checker.sizes(variant), checker.report(("sizes" + tiles).c_str());
         checker.options(variant), checker.report(("options" + tiles).c_str());
         checker.packed(variant), checker.report(("packed" + tiles).c_str());

@@ -20,6 +20,7 @@ typedef struct {
     uint32_t length;       /* of a tile, in steps */
     uint32_t steps;        /* of a segment */
     uint32_t vector;       /* channels of a thread */
+    uint32_t stages;       /* tiles of the inputs in shared memory */
     uint32_t access;       /* elements per access of a `_vector` kernel */
     uint32_t shared_bytes; /* shared memory of a block */
     uint32_t params_bytes; /* size of the parameter struct */

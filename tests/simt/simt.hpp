@@ -56,6 +56,7 @@ struct Kernel {
     uint32_t length;    // of a tile, in steps
     uint32_t steps;     // of a segment
     uint32_t vector;    // channels per thread
+    uint32_t stages;    // tiles of the inputs in shared memory
     uint32_t access;    // elements per access of a vector kernel
     size_t shared_bytes;
     size_t params_bytes;
@@ -71,7 +72,7 @@ template <class K>
 Kernel describe(const char* name, void (*run)(const void*)) {
     using Tile = typename K::Tile;
     return {name,          run,           Tile::kThreads,             Tile::kChannels,               Tile::kLength,
-            Tile::kSteps,  Tile::kVector, Tile::kAccess, sizeof(typename K::Shared), sizeof(typename K::Arguments)};
+            Tile::kSteps,  Tile::kVector, Tile::kStages, Tile::kAccess, sizeof(typename K::Shared), sizeof(typename K::Arguments)};
 }
 
 struct Launch {

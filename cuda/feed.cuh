@@ -1,0 +1,95 @@
+// Feeds a block with tiles, one after the other, and has the inputs of the next one fetched while a tile is computed.
+//
+// With two stages they come to the other one; the block waits for memory and for other blocks at the same time. A narrow
+// tensor leaves each block waiting for others most of the time, and what is waited for grows with the number of tiles: there
+// a single stage has room for a tile twice as long, and the next inputs come as far as the second-level cache.
+#pragma once
+
+#include "stages.cuh"
+#include "ticket.cuh"
+
+namespace QUICK_SSM_NAMESPACE {
+
+// `Pass::each_input(params, visit)` calls `visit(operand, input, needed, fill)` for every input.
+template <class Pass>
+class Feed {
+public:
+    using Tile = typename Pass::Tile;
+    using TileStages = typename Pass::TileStages;
+    using TileTickets = typename Pass::TileTickets;
+
+    template <class Shared>
+    QUICK_SSM_DEVICE Feed(const Params& params, Shared& shared)
+        : params_(params), stages_(shared.stages), tickets_(params, shared.tickets) {
+        tickets_.announce();
+        QUICK_SSM_BARRIER("ticket drawn");
+        next_ = tickets_.next(params);
+        load();
+    }
+
+    // The calls for one tile, by all threads, in the order in which they stand here. The first one is false where none is
+    // left; `place` and `stages` are of the tile from then on.
+    QUICK_SSM_DEVICE bool begin() {
+        if (next_.chunk == Place::kNone) return false;
+        place_ = next_;
+        stages_.advance();
+        QUICK_SSM_BARRIER("tile loaded");
+        // The tile is published before it waits for others. What is drawn here is published behind that wait: were it
+        // drawn any earlier, each block would wait for the one that has drawn just before it.
+        if (kAhead) tickets_.draw();
+        return true;
+    }
+    // Before the barrier in front of `fetch`.
+    QUICK_SSM_DEVICE void announce() {
+        if (kAhead) tickets_.announce();
+    }
+    // Once the carry of the tile is published.
+    QUICK_SSM_DEVICE void fetch() {
+        if (kAhead) {
+            next_ = tickets_.next(params_);
+            load();
+        } else {
+            prefetch(tickets_.later(params_));
+        }
+    }
+    // When the block waits for no other one any more.
+    QUICK_SSM_DEVICE void entered() {
+        if (!kAhead) tickets_.draw();
+    }
+    QUICK_SSM_DEVICE void end() {
+        if (kAhead) return;
+        tickets_.announce();
+        QUICK_SSM_BARRIER("tile read");
+        next_ = tickets_.next(params_);
+        load();
+    }
+
+    QUICK_SSM_DEVICE void finish() { tickets_.finish(); }
+
+    QUICK_SSM_DEVICE const Place& place() const { return place_; }
+    QUICK_SSM_DEVICE const TileStages& stages() const { return stages_; }
+    QUICK_SSM_DEVICE uint32_t tag() const { return tickets_.tag(); }
+
+private:
+    static constexpr bool kAhead = Tile::kStages == 2;
+
+    QUICK_SSM_DEVICE void load() {
+        if (next_.chunk == Place::kNone) return;
+        Pass::each_input(params_, [this](const Operand& operand, int input, bool needed, float fill) {
+            stages_.load(params_, operand, input, needed, fill, next_);
+        });
+    }
+    QUICK_SSM_DEVICE void prefetch(const Place& later) const {
+        if (later.chunk == Place::kNone) return;
+        Pass::each_input(params_, [this, &later](const Operand& operand, int, bool needed, float) {
+            stages_.prefetch(params_, operand, needed, later);
+        });
+    }
+
+    const Params& params_;
+    TileStages stages_;
+    TileTickets tickets_;
+    Place place_, next_;
+};
+
+}  // namespace QUICK_SSM_NAMESPACE
