@@ -1,8 +1,9 @@
 // Feeds a block with tiles, one after the other, and has the inputs of the next one fetched while a tile is computed.
 //
-// With two stages they come to the other one; the block waits for memory and for other blocks at the same time. A narrow
-// tensor leaves each block waiting for others most of the time, and what is waited for grows with the number of tiles: there
-// a single stage has room for a tile twice as long, and the next inputs come as far as the second-level cache.
+// With two stages they come to the other one; the block waits for memory and for other blocks at the same time. With a
+// single one they come as far as the second-level cache, and there is room for a larger tile or for more blocks. That is
+// better where blocks wait for one another most of the time, as in a narrow tensor, for what they wait for grows with the
+// number of tiles, and where a form has many inputs.
 #pragma once
 
 #include "stages.cuh"

@@ -2,8 +2,9 @@
 // time, the blocks per multiprocessor to keep registers for, the packets polled at a time, and the stages. Each line can
 // be overridden when compiling.
 //
-// Measured on an H200. A block holds 64 KB to 99 KB of its inputs in shared memory: two or three blocks fill a
-// multiprocessor, and cards with 100 KB still run one. More packets at a time cost more instructions than they save.
+// Measured on an H200. Of two stages a block holds 64 KB to 99 KB of inputs in shared memory, two or three blocks to a
+// multiprocessor, and cards with 100 KB still run one; of one stage up to 80 KB. More packets at a time cost more
+// instructions than they save.
 #pragma once
 
 #include "tile.cuh"
@@ -21,7 +22,7 @@
 #define QUICK_SSM_FORWARD_F64 1, 4, 32, 8, 3, 2, 2
 #endif
 #ifndef QUICK_SSM_BACKWARD_F32
-#define QUICK_SSM_BACKWARD_F32 4, 2, 16, 16, 2, 2, 2
+#define QUICK_SSM_BACKWARD_F32 4, 2, 16, 16, 3, 2, 1
 #endif
 #ifndef QUICK_SSM_BACKWARD_F16
 #define QUICK_SSM_BACKWARD_F16 4, 4, 16, 16, 2, 2, 2
@@ -33,13 +34,13 @@
 #define QUICK_SSM_BACKWARD_F64 1, 4, 32, 8, 2, 2, 2
 #endif
 #ifndef QUICK_SSM_GATED_FORWARD_F32
-#define QUICK_SSM_GATED_FORWARD_F32 2, 4, 32, 8, 2, 2, 2
+#define QUICK_SSM_GATED_FORWARD_F32 4, 4, 8, 16, 4, 2, 1
 #endif
 #ifndef QUICK_SSM_GATED_FORWARD_F16
-#define QUICK_SSM_GATED_FORWARD_F16 4, 4, 16, 16, 2, 2, 2
+#define QUICK_SSM_GATED_FORWARD_F16 8, 4, 8, 16, 4, 2, 1
 #endif
 #ifndef QUICK_SSM_GATED_FORWARD_BF16
-#define QUICK_SSM_GATED_FORWARD_BF16 4, 4, 16, 16, 2, 2, 2
+#define QUICK_SSM_GATED_FORWARD_BF16 8, 4, 8, 16, 4, 2, 1
 #endif
 #ifndef QUICK_SSM_GATED_FORWARD_F64
 #define QUICK_SSM_GATED_FORWARD_F64 1, 4, 32, 8, 2, 2, 2
@@ -60,10 +61,10 @@
 #define QUICK_SSM_NARROW_FORWARD_F32 4, 4, 8, 32, 3, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_FORWARD_F16
-#define QUICK_SSM_NARROW_FORWARD_F16 8, 8, 4, 32, 3, 2, 1
+#define QUICK_SSM_NARROW_FORWARD_F16 8, 8, 8, 16, 3, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_FORWARD_BF16
-#define QUICK_SSM_NARROW_FORWARD_BF16 8, 8, 4, 32, 3, 2, 1
+#define QUICK_SSM_NARROW_FORWARD_BF16 8, 8, 8, 16, 3, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_FORWARD_F64
 #define QUICK_SSM_NARROW_FORWARD_F64 1, 8, 16, 16, 2, 2, 1
@@ -72,10 +73,10 @@
 #define QUICK_SSM_NARROW_BACKWARD_F32 4, 4, 8, 16, 4, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_BACKWARD_F16
-#define QUICK_SSM_NARROW_BACKWARD_F16 4, 4, 8, 32, 2, 2, 1
+#define QUICK_SSM_NARROW_BACKWARD_F16 8, 4, 8, 16, 3, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_BACKWARD_BF16
-#define QUICK_SSM_NARROW_BACKWARD_BF16 4, 4, 8, 32, 2, 2, 1
+#define QUICK_SSM_NARROW_BACKWARD_BF16 8, 4, 8, 16, 3, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_BACKWARD_F64
 #define QUICK_SSM_NARROW_BACKWARD_F64 1, 4, 16, 16, 2, 2, 1
@@ -84,10 +85,10 @@
 #define QUICK_SSM_NARROW_GATED_FORWARD_F32 4, 4, 8, 32, 2, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_GATED_FORWARD_F16
-#define QUICK_SSM_NARROW_GATED_FORWARD_F16 8, 8, 4, 32, 2, 2, 1
+#define QUICK_SSM_NARROW_GATED_FORWARD_F16 8, 8, 8, 16, 2, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_GATED_FORWARD_BF16
-#define QUICK_SSM_NARROW_GATED_FORWARD_BF16 8, 8, 4, 32, 2, 2, 1
+#define QUICK_SSM_NARROW_GATED_FORWARD_BF16 8, 8, 8, 16, 2, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_GATED_FORWARD_F64
 #define QUICK_SSM_NARROW_GATED_FORWARD_F64 1, 8, 16, 16, 2, 2, 1
@@ -96,10 +97,10 @@
 #define QUICK_SSM_NARROW_GATED_BACKWARD_F32 4, 4, 8, 16, 3, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_GATED_BACKWARD_F16
-#define QUICK_SSM_NARROW_GATED_BACKWARD_F16 4, 4, 8, 32, 2, 2, 1
+#define QUICK_SSM_NARROW_GATED_BACKWARD_F16 4, 4, 16, 16, 2, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_GATED_BACKWARD_BF16
-#define QUICK_SSM_NARROW_GATED_BACKWARD_BF16 4, 4, 8, 32, 2, 2, 1
+#define QUICK_SSM_NARROW_GATED_BACKWARD_BF16 4, 4, 16, 16, 2, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_GATED_BACKWARD_F64
 #define QUICK_SSM_NARROW_GATED_BACKWARD_F64 1, 4, 16, 16, 2, 2, 1

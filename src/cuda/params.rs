@@ -43,7 +43,7 @@ pub enum Width {
 
 impl Width {
     /// The most channels of a narrow tensor.
-    pub const NARROW: usize = 128;
+    pub const NARROW: usize = 512;
 
     /// It follows from the channels alone, for results depend on the tiles.
     pub const fn of(channels: usize) -> Self {
@@ -80,24 +80,27 @@ impl Tile {
     }
 
     const fn wide(form: Form, direction: Direction, dtype: Code) -> Self {
-        let (vector, steps, lanes, segments) = match (form, direction, dtype) {
-            (Form::Plain, Direction::Forward, Code::F32) => (4, 4, 8, 16),
-            (Form::Plain, Direction::Backward, Code::F32) => (4, 2, 16, 16),
-            (Form::Gated, Direction::Forward, Code::F32) => (2, 4, 32, 8),
-            (Form::Gated, Direction::Backward, Code::F32) => (2, 2, 32, 8),
-            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 8),
-            (_, _, Code::F16 | Code::BF16) => (4, 4, 16, 16),
-            (Form::Gated, Direction::Backward, Code::F64) => (1, 2, 32, 8),
-            (_, _, Code::F64) => (1, 4, 32, 8),
+        let (vector, steps, lanes, segments, stages) = match (form, direction, dtype) {
+            (Form::Plain, Direction::Forward, Code::F32) => (4, 4, 8, 16, 2),
+            (Form::Plain, Direction::Backward, Code::F32) => (4, 2, 16, 16, 1),
+            (Form::Gated, Direction::Forward, Code::F32) => (4, 4, 8, 16, 1),
+            (Form::Gated, Direction::Backward, Code::F32) => (2, 2, 32, 8, 2),
+            (Form::Plain, _, Code::F16 | Code::BF16) => (4, 4, 16, 16, 2),
+            (Form::Gated, Direction::Forward, Code::F16 | Code::BF16) => (8, 4, 8, 16, 1),
+            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 8, 2),
+            (Form::Gated, Direction::Backward, Code::F64) => (1, 2, 32, 8, 2),
+            (_, _, Code::F64) => (1, 4, 32, 8, 2),
         };
-        Self { vector, steps, lanes, segments, stages: 2 }
+        Self { vector, steps, lanes, segments, stages }
     }
 
     const fn narrow(form: Form, direction: Direction, dtype: Code) -> Self {
         let (vector, steps, lanes, segments) = match (form, direction, dtype) {
+            (_, Direction::Forward, Code::F32) => (4, 4, 8, 32),
             (_, Direction::Backward, Code::F32) => (4, 4, 8, 16),
-            (_, Direction::Forward, Code::F16 | Code::BF16) => (8, 8, 4, 32),
-            (_, _, Code::F32 | Code::F16 | Code::BF16) => (4, 4, 8, 32),
+            (_, Direction::Forward, Code::F16 | Code::BF16) => (8, 8, 8, 16),
+            (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (8, 4, 8, 16),
+            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 16),
             (_, Direction::Forward, Code::F64) => (1, 8, 16, 16),
             (_, Direction::Backward, Code::F64) => (1, 4, 16, 16),
         };
