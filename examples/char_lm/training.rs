@@ -8,7 +8,7 @@ use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::loss::cross_entropy;
 use candle_nn::{VarBuilder, VarMap};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use rand::{rngs::StdRng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,16 @@ use crate::common::checkpoint;
 use crate::common::model::{Mixer, ModelConfig, SequenceModel};
 use crate::common::train::{self, scalar, Trainer};
 use crate::text::{Text, Vocabulary};
+
+/// The layer that lets information pass from one time step to later ones.
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MixerKind {
+    /// The layer of this crate.
+    QuickSsm,
+    /// The recurrent block of Griffin and Hawk, around the RG-LRU.
+    RgLru,
+}
 
 /// What decides the result of a training, besides the text.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
@@ -32,6 +42,9 @@ pub struct Options {
     /// Blocks of a layer and an MLP.
     #[arg(long, default_value_t = 4)]
     pub layers: usize,
+    /// The layer of a block.
+    #[arg(long, value_enum, default_value_t = MixerKind::QuickSsm)]
+    pub mixer: MixerKind,
     /// Channels between the blocks.
     #[arg(long, default_value_t = 128)]
     pub hidden: usize,

@@ -19,22 +19,28 @@ pub fn variables(varmap: &VarMap) -> BTreeMap<String, Var> {
 /// Overwrites the initial values, as candle's generator on the CPU takes no seed.
 ///
 /// Embeddings have a variance of 1, matrices and biases the bounds of Torch's `nn.Linear`, norms keep their ones; the
-/// biases of the decay are such that some of the states last from the beginning, which they would take long to learn.
+/// biases of the decay are such that some of the states last from the beginning, which they would take long to learn. The
+/// RG-LRU starts as in its paper: decays uniform in [0.9, 0.999] under an open gate, gates of LeCun's variance.
 pub fn initialise(varmap: &VarMap, rng: &mut StdRng) -> Result<()> {
     let variables = variables(varmap);
     for (name, var) in &variables {
         let matrix = variables.get(&name.replace(".bias", ".weight")).unwrap_or(var);
-        let bound = match matrix.dims() {
-            _ if name.contains("embed") => 3f32.sqrt(),
-            &[_, inputs] => 1. / (inputs as f32).sqrt(),
+        let within = |bound: f32| -bound..bound;
+        let range = match matrix.dims() {
+            _ if name.contains("embed") => within(3f32.sqrt()),
+            // a decay between 0.5 and 0.998
+            _ if name.ends_with("A_proj.bias") => 0.0..6.,
+            _ if name.ends_with("recurrent_param") => 0.9..0.999,
+            _ if name.ends_with("gate_bias") => continue,
+            &[_, inputs] => within(1. / (inputs as f32).sqrt()),
+            &[_, inputs, _] => within((3. / inputs as f32).sqrt()),
             _ => continue,
         };
-        let (low, high) = match name.ends_with("A_proj.bias") {
-            // a decay between 0.5 and 0.998
-            true => (0., 6.),
-            false => (-bound, bound),
-        };
-        let values: Vec<f32> = (0..var.elem_count()).map(|_| rng.random_range(low..high)).collect();
+        let mut values: Vec<f32> = (0..var.elem_count()).map(|_| rng.random_range(range.clone())).collect();
+        if name.ends_with("recurrent_param") {
+            // where exp(-8 softplus(Lambda)) is the decay
+            values.iter_mut().for_each(|value| *value = (-value.ln() / 8.).exp_m1().ln());
+        }
         var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
     }
     Ok(())
