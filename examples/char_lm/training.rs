@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::loss::cross_entropy;
-use candle_nn::{VarBuilder, VarMap};
+use candle_nn::VarBuilder;
 use clap::{Args, ValueEnum};
 use rand::{rngs::StdRng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -115,11 +115,9 @@ impl<M: Mixer> Training<M> {
     }
 
     fn at_start(description: Description, text: Text, device: &Device) -> Result<Self> {
-        let varmap = VarMap::new();
-        let model = SequenceModel::new(&description.model(), VarBuilder::from_varmap(&varmap, DType::F32, device))?;
-        train::initialise(&varmap, &mut StdRng::seed_from_u64(description.options.seed))?;
-        let Options { lr, weight_decay, steps, .. } = description.options;
-        let trainer = Trainer::new(&varmap, train::Options { rate: lr, weight_decay, steps })?;
+        let Options { lr, weight_decay, steps, seed, .. } = description.options;
+        let options = train::Options { rate: lr, weight_decay, steps };
+        let (model, trainer) = train::start(&description.model(), options, &mut StdRng::seed_from_u64(seed), device)?;
         let best = trainer.values()?;
         Ok(Self { description, text, model, trainer, best, device: device.clone() })
     }

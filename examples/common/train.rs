@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::f64::consts::PI;
 
 use candle_core::backprop::GradStore;
-use candle_core::{bail, Result, Tensor, Var};
-use candle_nn::{ParamsAdamW, VarMap};
+use candle_core::{bail, DType, Device, Result, Tensor, Var};
+use candle_nn::{ParamsAdamW, VarBuilder, VarMap};
 use rand::{rngs::StdRng, Rng};
 
 use super::adamw::{named, AdamW};
+use super::model::{Mixer, ModelConfig, SequenceModel};
 
 /// The variables by name: the map itself has no order that lasts.
 pub fn variables(varmap: &VarMap) -> BTreeMap<String, Var> {
@@ -61,11 +62,24 @@ pub struct Trainer {
     options: Options,
 }
 
+/// A model whose initial values are drawn from `rng`, and its trainer.
+pub fn start<M: Mixer>(
+    cfg: &ModelConfig,
+    options: Options,
+    rng: &mut StdRng,
+    device: &Device,
+) -> Result<(SequenceModel<M>, Trainer)> {
+    let varmap = VarMap::new();
+    let model = SequenceModel::new(cfg, VarBuilder::from_varmap(&varmap, DType::F32, device))?;
+    initialise(&varmap, rng)?;
+    Ok((model, Trainer::new(&varmap, options)?))
+}
+
 const WARM_UP: usize = 50;
 const LARGEST_NORM: f64 = 1.;
 
 impl Trainer {
-    pub fn new(varmap: &VarMap, options: Options) -> Result<Self> {
+    fn new(varmap: &VarMap, options: Options) -> Result<Self> {
         let weight_decay = options.weight_decay;
         let adamw = ParamsAdamW { beta2: 0.98, weight_decay, ..Default::default() };
         Ok(Self { adamw: AdamW::new(variables(varmap), adamw)?, options })
