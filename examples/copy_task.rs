@@ -80,7 +80,7 @@ fn main() -> anyhow::Result<()> {
         state_size_mult: args.state_size_mult,
         mlp_mult: None,
     };
-    let options = Options { rate: args.lr, weight_decay: 0., steps: args.steps };
+    let options = Options { rate: args.lr, weight_decay: 0., steps: args.steps, slowest: train::LASTING };
     let (model, mut trainer) = train::start(&cfg, options, &mut rng, &device)?;
 
     let progress = Progress::new(args.steps, 0)?;

@@ -116,7 +116,7 @@ impl<M: Mixer> Training<M> {
 
     fn at_start(description: Description, text: Text, device: &Device) -> Result<Self> {
         let Options { lr, weight_decay, steps, seed, .. } = description.options;
-        let options = train::Options { rate: lr, weight_decay, steps };
+        let options = train::Options { rate: lr, weight_decay, steps, slowest: train::LASTING };
         let (model, trainer) = train::start(&description.model(), options, &mut StdRng::seed_from_u64(seed), device)?;
         let best = trainer.values()?;
         Ok(Self { description, text, model, trainer, best, device: device.clone() })

@@ -19,18 +19,17 @@ pub fn variables(varmap: &VarMap) -> BTreeMap<String, Var> {
 
 /// Overwrites the initial values, as candle's generator on the CPU takes no seed.
 ///
-/// Embeddings have a variance of 1, matrices and biases the bounds of Torch's `nn.Linear`, norms keep their ones; the
-/// biases of the decay are such that some of the states last from the beginning, which they would take long to learn. The
-/// RG-LRU starts as in its paper: decays uniform in [0.9, 0.999] under an open gate, gates of LeCun's variance.
-pub fn initialise(varmap: &VarMap, rng: &mut StdRng) -> Result<()> {
+/// Embeddings have a variance of 1, matrices and biases the bounds of Torch's `nn.Linear`, norms keep their ones. The biases
+/// of the decay are uniform between 0 and `slowest`. The RG-LRU starts as in its paper: decays uniform in [0.9, 0.999] under
+/// an open gate, gates of LeCun's variance.
+pub fn initialise(varmap: &VarMap, slowest: f32, rng: &mut StdRng) -> Result<()> {
     let variables = variables(varmap);
     for (name, var) in &variables {
         let matrix = variables.get(&name.replace(".bias", ".weight")).unwrap_or(var);
         let within = |bound: f32| -bound..bound;
         let range = match matrix.dims() {
             _ if name.contains("embed") => within(3f32.sqrt()),
-            // a decay between 0.5 and 0.998
-            _ if name.ends_with("A_proj.bias") => 0.0..6.,
+            _ if name.ends_with("A_proj.bias") => 0.0..slowest,
             _ if name.ends_with("recurrent_param") => 0.9..0.999,
             _ if name.ends_with("gate_bias") => continue,
             &[_, inputs] => within(1. / (inputs as f32).sqrt()),
@@ -54,7 +53,12 @@ pub struct Options {
     pub rate: f64,
     pub weight_decay: f64,
     pub steps: usize,
+    /// The highest initial bias of the decay.
+    pub slowest: f32,
 }
+
+/// A bias of the decay, which then is 0.998: some states last from the beginning, which they would take long to learn.
+pub const LASTING: f32 = 6.;
 
 /// AdamW with a warm-up, then a rate that falls along a cosine, and a bound on the norm of the gradient.
 pub struct Trainer {
@@ -71,7 +75,7 @@ pub fn start<M: Mixer>(
 ) -> Result<(SequenceModel<M>, Trainer)> {
     let varmap = VarMap::new();
     let model = SequenceModel::new(cfg, VarBuilder::from_varmap(&varmap, DType::F32, device))?;
-    initialise(&varmap, rng)?;
+    initialise(&varmap, options.slowest, rng)?;
     Ok((model, Trainer::new(&varmap, options)?))
 }
 
