@@ -58,7 +58,7 @@ impl Mixer for Griffin {
 
     fn new(cfg: &ModelConfig, vb: VarBuilder) -> Result<Self> {
         let width = (cfg.hidden as f64 * cfg.state_size_mult) as usize;
-        let heads = (1..=MOST_HEADS).rev().find(|&heads| width % heads == 0).unwrap_or(1);
+        let heads = (1..=MOST_HEADS).rev().find(|heads| width.is_multiple_of(*heads)).unwrap_or(1);
         Ok(Self {
             norm: rms_norm(cfg.hidden, 1e-5, vb.pp("norm"))?,
             gate_input: linear(cfg.hidden, 2 * width, vb.pp("gate_input"))?,

@@ -27,13 +27,13 @@ pub fn initialise(varmap: &VarMap, slowest: f32, rng: &mut StdRng) -> Result<()>
     for (name, var) in &variables {
         let matrix = variables.get(&name.replace(".bias", ".weight")).unwrap_or(var);
         let within = |bound: f32| -bound..bound;
-        let range = match matrix.dims() {
+        let range = match *matrix.dims() {
             _ if name.contains("embed") => within(3f32.sqrt()),
             _ if name.ends_with("A_proj.bias") => 0.0..slowest,
             _ if name.ends_with("recurrent_param") => 0.9..0.999,
             _ if name.ends_with("gate_bias") => continue,
-            &[_, inputs] => within(1. / (inputs as f32).sqrt()),
-            &[_, inputs, _] => within((3. / inputs as f32).sqrt()),
+            [_, inputs] => within(1. / (inputs as f32).sqrt()),
+            [_, inputs, _] => within((3. / inputs as f32).sqrt()),
             _ => continue,
         };
         let mut values: Vec<f32> = (0..var.elem_count()).map(|_| rng.random_range(range.clone())).collect();
