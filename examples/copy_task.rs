@@ -15,12 +15,11 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use candle_core::{DType, Device, Result, Tensor, D};
 use candle_nn::loss::cross_entropy;
-use candle_nn::{VarBuilder, VarMap};
 use clap::Parser;
 use common::checkpoint;
 use common::model::{ModelConfig, SequenceModel};
 use common::report::{self, after_each_step, from_zero, Chart, Progress};
-use common::train::{self, scalar, Options, Trainer};
+use common::train::{self, scalar, Options};
 use rand::{rngs::StdRng, Rng, SeedableRng};
 
 #[global_allocator]
@@ -73,8 +72,6 @@ fn main() -> anyhow::Result<()> {
     ensure!(args.steps > 0 && args.seq_len > 0 && args.batch_size > 0, "--steps, --seq-len, --batch-size: at least 1");
     let device = common::device(args.cpu)?;
     let mut rng = StdRng::seed_from_u64(args.seed);
-    let varmap = VarMap::new();
-    let vb = VarBuilder::from_varmap(&varmap, DType::F32, &device);
     let cfg = ModelConfig {
         symbols: LETTERS as usize + 1,
         outputs: LETTERS as usize,
@@ -83,10 +80,9 @@ fn main() -> anyhow::Result<()> {
         state_size_mult: args.state_size_mult,
         mlp_mult: None,
     };
-    let model = SequenceModel::new(&cfg, vb)?;
-    train::initialise(&varmap, &mut rng)?;
+    let options = Options { rate: args.lr, weight_decay: 0., steps: args.steps, slowest: train::LASTING };
+    let (model, mut trainer) = train::start(&cfg, options, &mut rng, &device)?;
 
-    let mut trainer = Trainer::new(&varmap, Options { rate: args.lr, weight_decay: 0., steps: args.steps })?;
     let progress = Progress::new(args.steps, 0)?;
     let (mut losses, mut accuracies) = (vec![], vec![]);
     for step in 1..=args.steps {

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The tests of the CPU kernels under valgrind's memcheck: in plain Rust and with AVX2; valgrind knows no AVX-512.
+# The tests of the CPU kernels under valgrind's memcheck, whole scans among them: in plain Rust and with AVX2; valgrind knows no
+# AVX-512.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -95,6 +95,44 @@ pub(crate) fn expect_shape(name: &str, t: &Tensor, expected: &[usize], whose: &s
     Ok(())
 }
 
+/// What a layer expects of its input.
+pub(crate) struct LayerInput<'a> {
+    pub channels: usize,
+    /// What the layer's configuration calls them.
+    pub whose: &'static str,
+    /// One of the layer's parameters.
+    pub param: &'a Tensor,
+}
+
+impl LayerInput<'_> {
+    /// Checks an argument `[B, L, channels]` and returns `(B, L)`.
+    pub fn check_sequence(&self, name: &str, xs: &Tensor) -> Result<(usize, usize)> {
+        let &[batch, len, channels] = xs.dims() else {
+            bail!("{name}: expected shape [B, L, {}], got rank {} {:?}", self.channels, xs.rank(), xs.dims())
+        };
+        self.check(name, xs, channels)?;
+        Ok((batch, len))
+    }
+
+    /// Checks one step of it, `[B, channels]`, and returns `B`.
+    pub fn check_step(&self, name: &str, xs: &Tensor) -> Result<usize> {
+        let &[batch, channels] = xs.dims() else {
+            bail!("{name}: expected shape [B, {}], got rank {} {:?}", self.channels, xs.rank(), xs.dims())
+        };
+        self.check(name, xs, channels)?;
+        Ok(batch)
+    }
+
+    fn check(&self, name: &str, xs: &Tensor, channels: usize) -> Result<()> {
+        if channels != self.channels {
+            bail!("{name}: expected {} channels, the {}, got {:?}", self.channels, self.whose, xs.dims())
+        }
+        check_float(name, xs.dtype())?;
+        check_addressable(name, xs.dims())?;
+        check_device(name, xs, "the layer", self.param)
+    }
+}
+
 /// Checks indices of the rows of `t`: a vector of integers on its device.
 pub(crate) fn check_indices(name: &str, indices: &Tensor, t: &Tensor) -> Result<()> {
     if indices.rank() != 1 {

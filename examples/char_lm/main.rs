@@ -1,10 +1,12 @@
 //! Trains a model of the characters of a text, and writes with it.
 //!
 //! The model reads a text character by character, and scores after each which is the next. It consists of blocks of a
-//! `QuickSsm` layer and a gated MLP. Of the text a tenth is held out; the model that does best on it is kept.
+//! `QuickSsm` layer, or with `--mixer rg-lru` of Griffin's recurrent block around an `RgLru`, and a gated MLP. Of the text a
+//! tenth is held out; the model that does best on it is kept.
 //!
 //! ```text
 //! cargo run --release --example char_lm -- --save char_lm.safetensors --plot curves.svg
+//! cargo run --release --example char_lm -- --mixer rg-lru --save rg_lru.safetensors
 //! cargo run --release --example char_lm -- --resume char_lm.safetensors
 //! cargo run --release --example char_lm -- generate --model char_lm.safetensors --prompt "impl "
 //! ```
@@ -24,11 +26,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::{Parser, Subcommand};
+use common::checkpoint;
+use common::griffin::Griffin;
+use common::model::Mixer;
 use common::report::{self, after_each_step, from_zero, Chart, Progress};
 use generate::{generate, Sampling};
 use quick_ssm::QuickSsm;
 use text::Text;
-use training::{Options, Training};
+use training::{Description, MixerKind, Options, Training};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -94,13 +99,29 @@ struct GenerateArgs {
 fn main() -> Result<()> {
     common::share_cores();
     let cli = Cli::parse();
-    match cli.command {
-        Some(Command::Generate(args)) => write(&args),
-        None => train(&cli.train),
+    // a checkpoint says what its model is made of
+    let saved = match &cli.command {
+        Some(Command::Generate(args)) => Some(&args.model),
+        None => cli.train.resume.as_ref(),
+    };
+    let mixer = match saved {
+        Some(path) => checkpoint::description::<Description>(path)?.options.mixer,
+        None => cli.train.options.mixer,
+    };
+    match mixer {
+        MixerKind::QuickSsm => run::<QuickSsm>(&cli),
+        MixerKind::RgLru => run::<Griffin>(&cli),
     }
 }
 
-fn train(args: &TrainArgs) -> Result<()> {
+fn run<M: Mixer>(cli: &Cli) -> Result<()> {
+    match &cli.command {
+        Some(Command::Generate(args)) => write::<M>(args),
+        None => train::<M>(&cli.train),
+    }
+}
+
+fn train<M: Mixer>(args: &TrainArgs) -> Result<()> {
     let device = common::device(args.cpu)?;
     let text = match &args.text {
         Some(path) => fs::read_to_string(path).with_context(|| format!("{}: cannot be read", path.display()))?,
@@ -108,7 +129,7 @@ fn train(args: &TrainArgs) -> Result<()> {
     };
     let text = Text::new(&text)?;
     let mut training = match &args.resume {
-        Some(path) => Training::<QuickSsm>::resume(path, text, &device)?,
+        Some(path) => Training::<M>::resume(path, text, &device)?,
         None => Training::new(args.options.clone(), text, &device)?,
     };
     let save = args.save.as_ref().or(args.resume.as_ref());
@@ -144,7 +165,7 @@ fn train(args: &TrainArgs) -> Result<()> {
 }
 
 /// A few lines of the model that is best so far.
-fn sample(training: &Training<QuickSsm>, device: &Device) -> Result<String> {
+fn sample<M: Mixer>(training: &Training<M>, device: &Device) -> Result<String> {
     let text = training.text();
     let first = text.vocabulary.decode(text.held_out()[0])?;
     let mut sample = String::new();
@@ -153,7 +174,7 @@ fn sample(training: &Training<QuickSsm>, device: &Device) -> Result<String> {
     Ok(sample)
 }
 
-fn plot(path: &Path, training: &Training<QuickSsm>) -> Result<()> {
+fn plot<M: Mixer>(path: &Path, training: &Training<M>) -> Result<()> {
     let description = training.description();
     let bits: Vec<_> = description.losses.iter().map(|loss| loss / std::f64::consts::LN_2).collect();
     let held_out = description.held_out.iter().map(|&(step, bits)| (step as f64, bits)).collect();
@@ -162,9 +183,9 @@ fn plot(path: &Path, training: &Training<QuickSsm>) -> Result<()> {
     report::plot(path, &[Chart { title, x, logarithmic: false, range, lines: &lines }])
 }
 
-fn write(args: &GenerateArgs) -> Result<()> {
+fn write<M: Mixer>(args: &GenerateArgs) -> Result<()> {
     let device = common::device(args.cpu)?;
-    let (model, description) = training::load::<QuickSsm>(&args.model, &device)?;
+    let (model, description) = training::load::<M>(&args.model, &device)?;
     print!("{}", args.prompt);
     let times = generate(
         &model,

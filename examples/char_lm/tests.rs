@@ -5,18 +5,21 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor, Var};
-use candle_nn::{Optimizer, ParamsAdamW};
+use candle_nn::{Optimizer, ParamsAdamW, VarBuilder, VarMap};
 use quick_ssm::QuickSsm;
 use rand::{rngs::StdRng, Rng, SeedableRng};
 use tempfile::tempdir;
 
 use crate::common::adamw::AdamW;
 use crate::common::checkpoint;
+use crate::common::griffin::Griffin;
+use crate::common::model::{Mixer, ModelConfig};
+use crate::common::train;
 use crate::generate::{generate, Sampling};
 use crate::text::{self, Text};
-use crate::training::{self, Options, Training};
+use crate::training::{self, MixerKind, Options, Training};
 
 const CPU: Device = Device::Cpu;
 
@@ -31,6 +34,7 @@ fn small() -> Options {
         seq_len: 20,
         batch_size: 3,
         layers: 2,
+        mixer: MixerKind::QuickSsm,
         hidden: 12,
         state_size_mult: 1.5,
         mlp_mult: 2.,
@@ -42,7 +46,7 @@ fn small() -> Options {
 }
 
 /// Steps until `steps` have been made, with evaluations between.
-fn advance(training: &mut Training<QuickSsm>, steps: usize) -> Result<()> {
+fn advance<M: Mixer>(training: &mut Training<M>, steps: usize) -> Result<()> {
     while training.steps() < steps {
         training.step()?;
         if training.steps().is_multiple_of(training.description().options.every) {
@@ -64,16 +68,21 @@ fn content(path: &Path) -> Result<(serde_json::Value, HashMap<String, Vec<u32>>)
 
 #[test]
 fn a_resumed_training_ends_as_one_that_never_stopped() -> Result<()> {
+    resumes::<QuickSsm>(small())?;
+    resumes::<Griffin>(Options { mixer: MixerKind::RgLru, ..small() })
+}
+
+fn resumes<M: Mixer>(options: Options) -> Result<()> {
     let folder = tempdir()?;
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
-    let mut training = Training::<QuickSsm>::new(small(), text()?, &CPU)?;
+    let mut training = Training::<M>::new(options.clone(), text()?, &CPU)?;
     advance(&mut training, 12)?;
     training.save(&whole)?;
     let expected = content(&whole)?;
     assert!(expected.1.keys().any(|name| name.starts_with("adamw.second.blocks.1.mixer.")));
 
     // stopped in the warm-up, between two evaluations, and after one
-    let mut training = Training::<QuickSsm>::new(small(), text()?, &CPU)?;
+    let mut training = Training::<M>::new(options.clone(), text()?, &CPU)?;
     for stop in [3, 8, 9] {
         advance(&mut training, stop)?;
         training.save(&parts)?;
@@ -178,6 +187,8 @@ fn adamw_is_that_of_candle() -> Result<()> {
         }
     }
     assert_eq!(adamw.steps(), 30);
+    // they would hold the graphs of all steps
+    assert!(adamw.moments().all(|(_, moment)| !moment.track_op()));
     Ok(())
 }
 
@@ -198,7 +209,12 @@ fn moments_are_in_f32_next_to_variables_in_half_precision() -> Result<()> {
 
 #[test]
 fn generation_goes_on_from_the_prompt_as_step_by_step() -> Result<()> {
-    let mut training = Training::<QuickSsm>::new(small(), text()?, &CPU)?;
+    generates::<QuickSsm>()?;
+    generates::<Griffin>()
+}
+
+fn generates<M: Mixer>() -> Result<()> {
+    let mut training = Training::<M>::new(small(), text()?, &CPU)?;
     advance(&mut training, 12)?;
     let (model, vocabulary) = (training.best_model()?, &training.text().vocabulary);
     let greedy = Sampling { temperature: 0., top_p: 1. };
@@ -213,6 +229,77 @@ fn generation_goes_on_from_the_prompt_as_step_by_step() -> Result<()> {
     let (first, rest) = written.split_at(written.char_indices().nth(7).expect("12 characters").0);
     assert_eq!(write(&format!("impl {first}"), 5)?, rest);
     assert!(write("", 1).is_err() && write("\u{1F980}", 1).is_err());
+    Ok(())
+}
+
+/// A block of its own, with initial values as in a training.
+fn griffin(seed: u64) -> Result<(Griffin, VarMap)> {
+    let (varmap, mlp_mult) = (VarMap::new(), None);
+    let cfg = ModelConfig { symbols: 2, outputs: 2, layers: 1, hidden: 6, state_size_mult: 2., mlp_mult };
+    let block = Griffin::new(&cfg, VarBuilder::from_varmap(&varmap, DType::F32, &CPU))?;
+    train::initialise(&varmap, train::LASTING, &mut StdRng::seed_from_u64(seed))?;
+    Ok((block, varmap))
+}
+
+fn largest(t: &Tensor) -> Result<f64> {
+    Ok(train::scalar(&t.abs()?.max_all()?)?)
+}
+
+#[test]
+fn a_griffin_block_is_the_same_in_one_pass_in_parts_and_step_by_step() -> Result<()> {
+    let (block, varmap) = griffin(1)?;
+    let mut rng = StdRng::seed_from_u64(2);
+    let values = (0..2 * 9 * 6).map(|_| rng.random_range(-2f32..2.)).collect();
+    let xs = Tensor::from_vec(values, (2, 9, 6), &CPU)?;
+    let whole = block.forward(&xs)?;
+    for cut in [1, 2, 3, 4, 8] {
+        let (first, state) = block.forward_with_state(&xs.narrow(1, 0, cut)?, &block.zero_state(2)?)?;
+        let (second, _) = block.forward_with_state(&xs.narrow(1, cut, 9 - cut)?, &state)?;
+        let difference = largest(&(Tensor::cat(&[first, second], 1)? - &whole)?)?;
+        assert!(difference < 1e-5, "cut after {cut} steps: {difference}");
+    }
+    let mut state = block.zero_state(2)?;
+    for t in 0..9 {
+        let (ys, after) = block.step(&xs.narrow(1, t, 1)?.squeeze(1)?, &state)?;
+        state = after;
+        let difference = largest(&(ys - whole.narrow(1, t, 1)?.squeeze(1)?)?)?;
+        assert!(difference < 1e-5, "step {t}: {difference}");
+    }
+    // a step reaches itself and later ones, the convolution's last included
+    let changed = Tensor::cat(&[&xs.narrow(1, 0, 5)?, &(xs.narrow(1, 5, 1)? + 1.)?, &xs.narrow(1, 6, 3)?], 1)?;
+    let difference = (block.forward(&changed)? - &whole)?;
+    assert_eq!(largest(&difference.narrow(1, 0, 5)?)?, 0.);
+    for t in 5..9 {
+        assert!(largest(&difference.narrow(1, t, 1)?)? > 1e-4, "step {t}");
+    }
+    let grads = whole.sqr()?.sum_all()?.backward()?;
+    for (name, var) in train::variables(&varmap) {
+        let grad = grads.get(&var).with_context(|| format!("{name}: no gradient"))?;
+        assert!(largest(grad)? > 0., "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_seed_decides_the_initial_values_and_the_decays_are_those_of_the_paper() -> Result<()> {
+    let values = |seed| -> Result<Vec<Vec<f32>>> {
+        let variables = train::variables(&griffin(seed)?.1);
+        variables.values().map(|var| Ok(var.flatten_all()?.to_vec1()?)).collect()
+    };
+    assert_eq!(values(1)?, values(1)?);
+    assert_ne!(values(1)?, values(2)?);
+    let mut decays = vec![];
+    for seed in 0..100 {
+        let recurrent_param = train::variables(&griffin(seed)?.1)["rg_lru.recurrent_param"].to_vec1::<f32>()?;
+        decays.extend(recurrent_param.iter().map(|&lambda| (-8. * f64::from(lambda).exp().ln_1p()).exp()));
+    }
+    assert!(decays.iter().all(|decay| (0.8999..0.9991).contains(decay)));
+    // uniform between them: the mean is in the middle, a quarter of the values in each quarter
+    for quarter in 1..4 {
+        let below = 0.9 + 0.099 * f64::from(quarter) / 4.;
+        let share = decays.iter().filter(|&&decay| decay < below).count() as f64 / decays.len() as f64;
+        assert!((share - f64::from(quarter) / 4.).abs() < 0.06, "{share} below {below}");
+    }
     Ok(())
 }
 

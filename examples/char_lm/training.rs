@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::{ensure, Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::loss::cross_entropy;
-use candle_nn::{VarBuilder, VarMap};
-use clap::Args;
+use candle_nn::VarBuilder;
+use clap::{Args, ValueEnum};
 use rand::{rngs::StdRng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,16 @@ use crate::common::checkpoint;
 use crate::common::model::{Mixer, ModelConfig, SequenceModel};
 use crate::common::train::{self, scalar, Trainer};
 use crate::text::{Text, Vocabulary};
+
+/// The layer that lets information pass from one time step to later ones.
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MixerKind {
+    /// The layer of this crate.
+    QuickSsm,
+    /// The recurrent block of Griffin and Hawk, around the RG-LRU.
+    RgLru,
+}
 
 /// What decides the result of a training, besides the text.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
@@ -32,6 +42,9 @@ pub struct Options {
     /// Blocks of a layer and an MLP.
     #[arg(long, default_value_t = 4)]
     pub layers: usize,
+    /// The layer of a block.
+    #[arg(long, value_enum, default_value_t = MixerKind::QuickSsm)]
+    pub mixer: MixerKind,
     /// Channels between the blocks.
     #[arg(long, default_value_t = 128)]
     pub hidden: usize,
@@ -102,11 +115,9 @@ impl<M: Mixer> Training<M> {
     }
 
     fn at_start(description: Description, text: Text, device: &Device) -> Result<Self> {
-        let varmap = VarMap::new();
-        let model = SequenceModel::new(&description.model(), VarBuilder::from_varmap(&varmap, DType::F32, device))?;
-        train::initialise(&varmap, &mut StdRng::seed_from_u64(description.options.seed))?;
-        let Options { lr, weight_decay, steps, .. } = description.options;
-        let trainer = Trainer::new(&varmap, train::Options { rate: lr, weight_decay, steps })?;
+        let Options { lr, weight_decay, steps, seed, .. } = description.options;
+        let options = train::Options { rate: lr, weight_decay, steps, slowest: train::LASTING };
+        let (model, trainer) = train::start(&description.model(), options, &mut StdRng::seed_from_u64(seed), device)?;
         let best = trainer.values()?;
         Ok(Self { description, text, model, trainer, best, device: device.clone() })
     }

@@ -48,7 +48,8 @@ impl AdamW {
         let [first, second] = [beta1, beta2].map(|beta| 1. / (1. - beta.powi(self.steps as i32)));
         for Variable { var, moments } in self.variables.values_mut() {
             let Some(grad) = grads.get(var) else { continue };
-            let grad = grad.to_dtype(DType::F32)?;
+            // the gradient of a weight can be the result of an operation on the graph, all of which the moments would hold
+            let grad = grad.detach().to_dtype(DType::F32)?;
             let [m, v] = moments;
             *m = ((&*m * beta1)? + (&grad * (1. - beta1))?)?;
             *v = ((&*v * beta2)? + (grad.sqr()? * (1. - beta2))?)?;

@@ -36,12 +36,21 @@ fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 
 /// The description and the tensors of a file.
 pub fn load<D: DeserializeOwned>(path: &Path, device: &Device) -> Result<(D, HashMap<String, Tensor>)> {
-    let read = || -> Result<_> {
-        let bytes = fs::read(path)?;
-        let (_, metadata) = SafeTensors::read_metadata(&bytes)?;
-        let description = metadata.metadata().as_ref().and_then(|metadata| metadata.get(DESCRIPTION));
-        let description = serde_json::from_str(description.context("it has no description")?)?;
-        Ok((description, load_buffer(&bytes, device)?))
-    };
+    read(path, |bytes| Ok((description_of(bytes)?, load_buffer(bytes, device)?)))
+}
+
+/// The description alone.
+pub fn description<D: DeserializeOwned>(path: &Path) -> Result<D> {
+    read(path, description_of)
+}
+
+fn read<T>(path: &Path, parse: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+    let read = || parse(&fs::read(path)?);
     read().with_context(|| format!("{}: cannot be loaded", path.display()))
+}
+
+fn description_of<D: DeserializeOwned>(bytes: &[u8]) -> Result<D> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes)?;
+    let description = metadata.metadata().as_ref().and_then(|metadata| metadata.get(DESCRIPTION));
+    Ok(serde_json::from_str(description.context("it has no description")?)?)
 }

@@ -3,6 +3,7 @@
 
 pub mod adamw;
 pub mod checkpoint;
+pub mod griffin;
 pub mod model;
 pub mod report;
 pub mod train;

@@ -20,29 +20,49 @@ pub struct ModelConfig {
 }
 
 /// A residual layer that lets information pass from one time step to later ones.
-pub trait Mixer: Module + RNN + Sized {
+pub trait Mixer: Sized {
+    /// What it carries from one step to the next.
+    type State: Clone;
+
     fn new(cfg: &ModelConfig, vb: VarBuilder) -> Result<Self>;
+
+    /// The state before the first of `batch` sequences' time steps.
+    fn zero_state(&self, batch: usize) -> Result<Self::State>;
+
+    /// The output for `[B, L, H]` from the first step on.
+    fn forward(&self, xs: &Tensor) -> Result<Tensor>;
 
     /// The output for `[B, L, H]` after `state`, and the state after that.
     fn forward_with_state(&self, xs: &Tensor, state: &Self::State) -> Result<(Tensor, Self::State)>;
 
-    /// The output of the step that led to `state`, `[B, H]`.
-    fn output(state: &Self::State) -> &Tensor;
+    /// The same for one time step, `[B, H]`.
+    fn step(&self, xs: &Tensor, state: &Self::State) -> Result<(Tensor, Self::State)>;
 }
 
 impl Mixer for QuickSsm {
+    type State = QuickSsmState;
+
     fn new(cfg: &ModelConfig, vb: VarBuilder) -> Result<Self> {
         // the models are small: memory for a faster backward pass
         let (state_size_mult, checkpoint) = (cfg.state_size_mult, false);
         QuickSsm::new(&QuickSsmConfig { state_size_mult, checkpoint, ..QuickSsmConfig::new(cfg.hidden) }, vb)
     }
 
+    fn zero_state(&self, batch: usize) -> Result<QuickSsmState> {
+        RNN::zero_state(self, batch)
+    }
+
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        Module::forward(self, xs)
+    }
+
     fn forward_with_state(&self, xs: &Tensor, state: &QuickSsmState) -> Result<(Tensor, QuickSsmState)> {
         self.forward_with_state(xs, state)
     }
 
-    fn output(state: &QuickSsmState) -> &Tensor {
-        state.y()
+    fn step(&self, xs: &Tensor, state: &QuickSsmState) -> Result<(Tensor, QuickSsmState)> {
+        let state = RNN::step(self, xs, state)?;
+        Ok((state.y().clone(), state))
     }
 }
 
@@ -124,8 +144,9 @@ impl<M: Mixer> SequenceModel<M> {
     /// The same for one time step: the scores, `[B, outputs]`, for `tokens`, `[B]`.
     pub fn step(&self, states: &mut [M::State], tokens: &Tensor) -> Result<Tensor> {
         let xs = self.blocks(tokens, |n, mixer, xs| {
-            states[n] = mixer.step(xs, &states[n])?;
-            Ok(M::output(&states[n]).clone())
+            let (ys, state) = mixer.step(xs, &states[n])?;
+            states[n] = state;
+            Ok(ys)
         })?;
         self.score(&xs)
     }

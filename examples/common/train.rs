@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::f64::consts::PI;
 
 use candle_core::backprop::GradStore;
-use candle_core::{bail, Result, Tensor, Var};
-use candle_nn::{ParamsAdamW, VarMap};
+use candle_core::{bail, DType, Device, Result, Tensor, Var};
+use candle_nn::{ParamsAdamW, VarBuilder, VarMap};
 use rand::{rngs::StdRng, Rng};
 
 use super::adamw::{named, AdamW};
+use super::model::{Mixer, ModelConfig, SequenceModel};
 
 /// The variables by name: the map itself has no order that lasts.
 pub fn variables(varmap: &VarMap) -> BTreeMap<String, Var> {
@@ -18,23 +19,28 @@ pub fn variables(varmap: &VarMap) -> BTreeMap<String, Var> {
 
 /// Overwrites the initial values, as candle's generator on the CPU takes no seed.
 ///
-/// Embeddings have a variance of 1, matrices and biases the bounds of Torch's `nn.Linear`, norms keep their ones; the
-/// biases of the decay are such that some of the states last from the beginning, which they would take long to learn.
-pub fn initialise(varmap: &VarMap, rng: &mut StdRng) -> Result<()> {
+/// Embeddings have a variance of 1, matrices and biases the bounds of Torch's `nn.Linear`, norms keep their ones. The biases
+/// of the decay are uniform between 0 and `slowest`. The RG-LRU starts as in its paper: decays uniform in [0.9, 0.999] under
+/// an open gate, gates of LeCun's variance.
+pub fn initialise(varmap: &VarMap, slowest: f32, rng: &mut StdRng) -> Result<()> {
     let variables = variables(varmap);
     for (name, var) in &variables {
         let matrix = variables.get(&name.replace(".bias", ".weight")).unwrap_or(var);
-        let bound = match matrix.dims() {
-            _ if name.contains("embed") => 3f32.sqrt(),
-            &[_, inputs] => 1. / (inputs as f32).sqrt(),
+        let within = |bound: f32| -bound..bound;
+        let range = match *matrix.dims() {
+            _ if name.contains("embed") => within(3f32.sqrt()),
+            _ if name.ends_with("A_proj.bias") => 0.0..slowest,
+            _ if name.ends_with("recurrent_param") => 0.9..0.999,
+            _ if name.ends_with("gate_bias") => continue,
+            [_, inputs] => within(1. / (inputs as f32).sqrt()),
+            [_, inputs, _] => within((3. / inputs as f32).sqrt()),
             _ => continue,
         };
-        let (low, high) = match name.ends_with("A_proj.bias") {
-            // a decay between 0.5 and 0.998
-            true => (0., 6.),
-            false => (-bound, bound),
-        };
-        let values: Vec<f32> = (0..var.elem_count()).map(|_| rng.random_range(low..high)).collect();
+        let mut values: Vec<f32> = (0..var.elem_count()).map(|_| rng.random_range(range.clone())).collect();
+        if name.ends_with("recurrent_param") {
+            // where exp(-8 softplus(Lambda)) is the decay
+            values.iter_mut().for_each(|value| *value = (-value.ln() / 8.).exp_m1().ln());
+        }
         var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
     }
     Ok(())
@@ -47,7 +53,12 @@ pub struct Options {
     pub rate: f64,
     pub weight_decay: f64,
     pub steps: usize,
+    /// The highest initial bias of the decay.
+    pub slowest: f32,
 }
+
+/// A bias of the decay, which then is 0.998: some states last from the beginning, which they would take long to learn.
+pub const LASTING: f32 = 6.;
 
 /// AdamW with a warm-up, then a rate that falls along a cosine, and a bound on the norm of the gradient.
 pub struct Trainer {
@@ -55,11 +66,24 @@ pub struct Trainer {
     options: Options,
 }
 
+/// A model whose initial values are drawn from `rng`, and its trainer.
+pub fn start<M: Mixer>(
+    cfg: &ModelConfig,
+    options: Options,
+    rng: &mut StdRng,
+    device: &Device,
+) -> Result<(SequenceModel<M>, Trainer)> {
+    let varmap = VarMap::new();
+    let model = SequenceModel::new(cfg, VarBuilder::from_varmap(&varmap, DType::F32, device))?;
+    initialise(&varmap, options.slowest, rng)?;
+    Ok((model, Trainer::new(&varmap, options)?))
+}
+
 const WARM_UP: usize = 50;
 const LARGEST_NORM: f64 = 1.;
 
 impl Trainer {
-    pub fn new(varmap: &VarMap, options: Options) -> Result<Self> {
+    fn new(varmap: &VarMap, options: Options) -> Result<Self> {
         let weight_decay = options.weight_decay;
         let adamw = ParamsAdamW { beta2: 0.98, weight_decay, ..Default::default() };
         Ok(Self { adamw: AdamW::new(variables(varmap), adamw)?, options })

@@ -15,6 +15,8 @@ mod plan;
 mod pointer;
 pub(crate) mod rows;
 mod simd;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::marker::PhantomData;

@@ -21,7 +21,7 @@ pub use config::QuickSsmConfig;
 pub use state::QuickSsmState;
 
 use crate::backend::cast;
-use crate::problem::{accumulation_dtype, check_addressable, check_float};
+use crate::problem::{accumulation_dtype, check_device, check_float, LayerInput};
 use compute::Compute;
 use node::Parts;
 use params::Params;
@@ -145,7 +145,7 @@ impl QuickSsm {
     /// # Errors
     /// Where `xs` or the state has another rank, shape, dtype or device than the layer's.
     pub fn forward_with_state(&self, xs: &Tensor, state: &QuickSsmState) -> Result<(Tensor, QuickSsmState)> {
-        let (batch, len) = self.check_sequence("xs", xs)?;
+        let (batch, len) = self.input().check_sequence("xs", xs)?;
         self.check_state("state", state, batch, xs)?;
         let (ys, h) = self.run(xs, Some(state.h()), true)?;
         let state = match (len.checked_sub(1), h) {
@@ -177,27 +177,8 @@ impl QuickSsm {
         node::forward(Parts { cfg: &self.cfg, params: &self.params, weights, frozen }, xs, h0, with_state)
     }
 
-    /// Checks an argument `[B, L, H]` and returns `(B, L)`.
-    fn check_sequence(&self, name: &str, xs: &Tensor) -> Result<(usize, usize)> {
-        let &[batch, len, hidden] = xs.dims() else {
-            bail!("{name}: expected shape [B, L, {}], got rank {} {:?}", self.cfg.hidden_size, xs.rank(), xs.dims())
-        };
-        self.check_input(name, xs, hidden)?;
-        Ok((batch, len))
-    }
-
-    /// Checks an argument of which `channels` is the last dimension.
-    fn check_input(&self, name: &str, xs: &Tensor, channels: usize) -> Result<()> {
-        if channels != self.cfg.hidden_size {
-            bail!("{name}: expected {} channels, the hidden size, got {:?}", self.cfg.hidden_size, xs.dims())
-        }
-        check_float(name, xs.dtype())?;
-        check_addressable(name, xs.dims())?;
-        let (expected, got) = (self.params.out.device(), xs.device());
-        if !got.same_device(expected) {
-            bail!("{name}: expected device {:?}, that of the layer, got {:?}", expected.location(), got.location())
-        }
-        Ok(())
+    fn input(&self) -> LayerInput<'_> {
+        LayerInput { channels: self.cfg.hidden_size, whose: "hidden size", param: &self.params.out }
     }
 
     fn check_state(&self, name: &str, state: &QuickSsmState, batch: usize, xs: &Tensor) -> Result<()> {
@@ -206,18 +187,14 @@ impl QuickSsm {
                 bail!("{name}: expected {part} of shape {:?}, got {:?}", [batch, channels], t.dims())
             }
         }
-        if !state.h().device().same_device(xs.device()) {
-            let (expected, got) = (xs.device().location(), state.h().device().location());
-            bail!("{name}: expected device {expected:?}, that of the layer, got {got:?}")
-        }
-        Ok(())
+        check_device(name, state.h(), "the layer", xs)
     }
 }
 
 impl Module for QuickSsm {
     /// The output for `xs`, `[B, L, H]`, from a state of zeros.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.check_sequence("xs", xs)?;
+        self.input().check_sequence("xs", xs)?;
         Ok(self.run(xs, None, false)?.0)
     }
 }

@@ -25,10 +25,7 @@ impl RNN for QuickSsm {
 
     /// One step: `input` is `[B, H]`, and the output is the new state's [`y`](QuickSsmState::y).
     fn step(&self, input: &Tensor, state: &QuickSsmState) -> Result<QuickSsmState> {
-        let &[batch, hidden] = input.dims() else {
-            bail!("input: expected shape [B, {}], got rank {} {:?}", self.cfg.hidden_size, input.rank(), input.dims())
-        };
-        self.check_input("input", input, hidden)?;
+        let batch = self.input().check_step("input", input)?;
         self.check_state("state", state, batch, input)?;
         let (y, h) = self.run(&input.unsqueeze(1)?, Some(state.h()), true)?;
         match h {
@@ -39,7 +36,7 @@ impl RNN for QuickSsm {
 
     /// The state after every step of `input`, `[B, L, H]`, computed by one scan.
     fn seq_init(&self, input: &Tensor, init_state: &QuickSsmState) -> Result<Vec<QuickSsmState>> {
-        let (batch, len) = self.check_sequence("input", input)?;
+        let (batch, len) = self.input().check_sequence("input", input)?;
         self.check_state("init_state", init_state, batch, input)?;
         if len == 0 {
             return Ok(vec![]);

@@ -13,7 +13,7 @@ pub use config::RgLruConfig;
 pub use state::RgLruState;
 
 use crate::backend::cast;
-use crate::problem::{check_device, check_float, check_offsets, expect_shape};
+use crate::problem::{check_device, check_float, check_offsets, expect_shape, LayerInput};
 use crate::Scan;
 use compute::{packed_resets, Arguments};
 use params::Params;
@@ -96,7 +96,7 @@ impl RgLru {
     /// # Errors
     /// Where `xs` or the state has another rank, shape, dtype or device than the layer's.
     pub fn forward_with_state(&self, xs: &Tensor, state: &RgLruState) -> Result<(Tensor, RgLruState)> {
-        let (batch, _) = self.check_sequence("xs", xs)?;
+        let (batch, _) = self.input().check_sequence("xs", xs)?;
         self.check_state("state", state, batch, xs)?;
         self.continued(xs, Scan::new(), &state.start().reshape((batch, 1, 1))?, state)
     }
@@ -124,7 +124,7 @@ impl RgLru {
     /// # Errors
     /// As for [`forward_with_state`](Self::forward_with_state), and for positions of another shape, dtype or device.
     pub fn forward_at(&self, xs: &Tensor, positions: &Tensor, state: &RgLruState) -> Result<(Tensor, RgLruState)> {
-        let (batch, len) = self.check_sequence("xs", xs)?;
+        let (batch, len) = self.input().check_sequence("xs", xs)?;
         self.check_state("state", state, batch, xs)?;
         expect_shape("positions", positions, &[batch, len], "[B, L]")?;
         if !matches!(positions.dtype(), DType::U8 | DType::U32 | DType::I64) {
@@ -161,7 +161,7 @@ impl RgLru {
         cu_seqlens: &[usize],
         state: &RgLruState,
     ) -> Result<(Tensor, RgLruState)> {
-        let (batch, len) = self.check_sequence("xs", xs)?;
+        let (batch, len) = self.input().check_sequence("xs", xs)?;
         check_offsets(cu_seqlens, "xs", xs, (batch, len))?;
         self.check_state("state", state, cu_seqlens.len() - 1, xs)?;
         if len == 0 {
@@ -196,22 +196,8 @@ impl RgLru {
         Scan::new().initial_state(&cast(state.h(), x.dtype())?).out_dtype(out).states(&x, &a, &b)
     }
 
-    /// Checks an argument `[B, L, W]` and returns `(B, L)`.
-    fn check_sequence(&self, name: &str, xs: &Tensor) -> Result<(usize, usize)> {
-        let &[batch, len, width] = xs.dims() else {
-            bail!("{name}: expected shape [B, L, {}], got rank {} {:?}", self.cfg.lru_width, xs.rank(), xs.dims())
-        };
-        self.check_input(name, xs, width)?;
-        Ok((batch, len))
-    }
-
-    /// Checks an argument of which `channels` is the last dimension.
-    fn check_input(&self, name: &str, xs: &Tensor, channels: usize) -> Result<()> {
-        if channels != self.cfg.lru_width {
-            bail!("{name}: expected {} channels, the lru_width, got {:?}", self.cfg.lru_width, xs.dims())
-        }
-        check_float(name, xs.dtype())?;
-        check_device(name, xs, "the layer", &self.params.recurrent_param)
+    fn input(&self) -> LayerInput<'_> {
+        LayerInput { channels: self.cfg.lru_width, whose: "lru_width", param: &self.params.recurrent_param }
     }
 
     fn check_state(&self, name: &str, state: &RgLruState, sequences: usize, xs: &Tensor) -> Result<()> {
@@ -223,7 +209,7 @@ impl RgLru {
 impl Module for RgLru {
     /// The output for `xs`, `[B, L, W]`, the first step of which starts a sequence.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let (batch, _) = self.check_sequence("xs", xs)?;
+        let (batch, _) = self.input().check_sequence("xs", xs)?;
         if xs.elem_count() == 0 {
             return xs.zeros_like();
         }

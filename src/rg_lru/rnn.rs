@@ -20,10 +20,7 @@ impl RNN for RgLru {
 
     /// One step: `input` is `[B, W]`, and the output is the new state's [`h`](RgLruState::h), in the accumulation dtype.
     fn step(&self, input: &Tensor, state: &RgLruState) -> Result<RgLruState> {
-        let &[batch, width] = input.dims() else {
-            bail!("input: expected shape [B, {}], got rank {} {:?}", self.cfg.lru_width, input.rank(), input.dims())
-        };
-        self.check_input("input", input, width)?;
+        let batch = self.input().check_step("input", input)?;
         self.check_state("state", state, batch, input)?;
         let h = self.dense(&input.unsqueeze(1)?, state, accumulation_dtype(input.dtype()))?;
         RgLruState::new(h.squeeze(1)?)
@@ -31,7 +28,7 @@ impl RNN for RgLru {
 
     /// The state after every step of `input`, `[B, L, W]`, computed by one scan.
     fn seq_init(&self, input: &Tensor, init_state: &RgLruState) -> Result<Vec<RgLruState>> {
-        let (batch, len) = self.check_sequence("input", input)?;
+        let (batch, len) = self.input().check_sequence("input", input)?;
         self.check_state("init_state", init_state, batch, input)?;
         let h = self.dense(input, init_state, accumulation_dtype(input.dtype()))?;
         (0..len).map(|step| RgLruState::new(h.narrow(1, step, 1)?.squeeze(1)?)).collect()

@@ -8,6 +8,9 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(test)]
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use candle_core::WithDType;
 use half::{bf16, f16};
 
@@ -235,14 +238,19 @@ pub(crate) trait Vectorised {
 
 /// Runs a computation with the widest instruction set of this processor.
 pub(crate) fn dispatch<F: Vectorised>(f: F) -> F::Output {
+    #[cfg(test)]
+    let widest = WIDEST.load(Ordering::Relaxed);
+    #[cfg(not(test))]
+    let widest = 3;
     #[cfg(target_arch = "x86_64")]
-    if avx512::available() {
+    if widest >= 3 && avx512::available() {
         // SAFETY: the processor has AVX-512 F, DQ and BF16.
         return unsafe { avx512::run(f) };
-    } else if avx2::available() {
+    } else if widest >= 2 && avx2::available() {
         // SAFETY: the processor has AVX2 and F16C.
         return unsafe { avx2::run(f) };
     }
+    let _ = widest;
     // SAFETY: plain Rust runs on every processor.
     unsafe { f.run::<Portable>() }
 }
@@ -250,6 +258,10 @@ pub(crate) fn dispatch<F: Vectorised>(f: F) -> F::Output {
 /// How many instruction sets there are.
 #[cfg(test)]
 pub(crate) const ISAS: usize = 4;
+
+/// The widest instruction set that [`dispatch`] may take, as [`run_on`] counts them.
+#[cfg(test)]
+pub(crate) static WIDEST: AtomicUsize = AtomicUsize::new(ISAS - 1);
 
 /// Runs a computation with one of the instruction sets, plain Rust first; `None` where the processor does not have it.
 #[cfg(test)]
