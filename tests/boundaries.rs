@@ -6,8 +6,10 @@ use candle_core::{DType, Result};
 use common::{executors, Gate, Output, Spec, DTYPES};
 
 /// Around the vector widths and the groups of channels.
-const CHANNELS: [usize; 24] =
-    [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1023, 1024, 1025, 2047, 2048, 2049];
+const CHANNELS: [usize; 27] = [
+    1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 511, 512, 513, 1023, 1024, 1025, 2047, 2048,
+    2049,
+];
 
 /// Around the lengths of chunks and tiles.
 const LENGTHS: [usize; 21] = [0, 1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257];
@@ -53,7 +55,7 @@ fn lengths() -> Result<()> {
 #[test]
 fn chunks_of_wide_rows() -> Result<()> {
     for len in [63, 64, 65, 511, 512, 513, 1000] {
-        for channels in [65, 257] {
+        for channels in [65, 257, 520] {
             variants((1, len, channels), DType::F32).into_iter().try_for_each(check)?;
             variants((2, len, channels), DType::BF16).into_iter().try_for_each(check)?;
         }

@@ -24,7 +24,7 @@ fn variants(dims: (usize, usize, usize), dtype: DType) -> [GatedSpec; 2] {
 
 #[test]
 fn channels() -> Result<()> {
-    for channels in [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1024, 1025] {
+    for channels in [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 512, 513, 1024, 1025] {
         for dtype in DTYPES {
             let (batch, len) = if dtype == DType::F32 { (2, 33) } else { (1, 5) };
             variants((batch, len, channels), dtype).into_iter().try_for_each(check)?;
@@ -51,6 +51,11 @@ fn narrow_and_long() -> Result<()> {
     for dims in [(1, 8_192, 128), (1, 8_193, 129), (2, 70_000, 16)] {
         for spec in variants(dims, DType::F32) {
             check(spec)?;
+        }
+    }
+    for (len, channels) in [(300, 520), (33, 514)] {
+        for dtype in DTYPES {
+            variants((2, len, channels), dtype).into_iter().try_for_each(check)?;
         }
     }
     check(GatedSpec::new((1, 8_200, 128), DType::BF16))
