@@ -84,15 +84,9 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
 
         if job.tile > 0 {
             let place = sequence.place(&job.steps, columns).backward();
-            tile.clear(width);
-            let compose = Compose {
-                terms: scan.form.terms(&place, rows),
-                g: scan.g.block(&place, g),
-                product: Pointer::to_mut(&mut tile.product),
-                z: Pointer::to_mut(&mut tile.state),
-            };
+            let (terms, g) = (scan.form.terms(&place, rows), scan.g.block(&place, g));
             // SAFETY: all blocks are of this place; the caller vouches for the processor.
-            unsafe { sweep::<I, _>(&compose, place.rows(), width) };
+            unsafe { compose_tile::<I, _, _>(terms, g, tile, (place.rows(), width)) };
         }
         z.clear();
         match (job.last, scan.grad_last) {
@@ -117,7 +111,9 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
                 carry.clear();
                 carry.extend_from_slice(first);
                 let advance = Advance { terms: scan.form.terms(&place, rows), h: Pointer::to_mut(carry) };
-                let states = States { advance, h: BlockMut::adjacent(after, width) };
+                let fetched = (!D::Form::KEEP).then(|| scan.g.block(&place, &mut *g));
+                let h = BlockMut::adjacent(after, width);
+                let states = States { advance, fetched, h };
                 // SAFETY: all blocks are of this place; the caller vouches for the processor.
                 unsafe { sweep::<I, _>(&states, place.rows(), width) };
             }
@@ -141,15 +137,40 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
     }
 }
 
+/// Makes a tile the composite of so many steps back of so many channels.
+///
+/// # Safety
+/// The terms and the gradient of `y` must have as many, and the processor must have the instruction set.
+#[inline(always)]
+unsafe fn compose_tile<I: Isa, X: Terms, G: Element<Acc = X::Acc>>(
+    terms: X,
+    g: Block<G>,
+    tile: &mut Composite<X::Acc>,
+    (rows, width): (usize, usize),
+) {
+    tile.clear(width);
+    let (product, z) = (Pointer::to_mut(&mut tile.product), Pointer::to_mut(&mut tile.state));
+    let compose = Compose::<X, G, false> { terms, g, product, z };
+    // SAFETY: passed on to the caller.
+    unsafe { sweep::<I, _>(&compose, rows, width) };
+    if !tile.is_finite() {
+        tile.clear(width);
+        let (product, z) = (Pointer::to_mut(&mut tile.product), Pointer::to_mut(&mut tile.state));
+        let compose = Compose::<X, G, true> { terms: compose.terms, g, product, z };
+        // SAFETY: passed on to the caller.
+        unsafe { sweep::<I, _>(&compose, rows, width) };
+    }
+}
+
 /// A step back in a composite: `A = gate A`, `Z = gate (readout g + Z)`.
-struct Compose<'a, X, G: Element> {
+struct Compose<'a, X, G: Element, const RESETS: bool> {
     terms: X,
     g: Block<'a, G>,
     product: Pointer<*mut G::Acc>,
     z: Pointer<*mut G::Acc>,
 }
 
-impl<X: Terms, G: Element<Acc = X::Acc>> Recurrence for Compose<'_, X, G> {
+impl<X: Terms, G: Element<Acc = X::Acc>, const RESETS: bool> Recurrence for Compose<'_, X, G, RESETS> {
     type Acc = X::Acc;
     type Carry<V: Copy> = (V, V);
 
@@ -170,7 +191,7 @@ impl<X: Terms, G: Element<Acc = X::Acc>> Recurrence for Compose<'_, X, G> {
         unsafe {
             let dh = self.terms.readout::<I>(row, at).mul(I::read(self.g.at(row, at))).add(z);
             let gate = self.terms.gate::<I>(row, at);
-            (compose(product, gate), gate.mul(dh).flush())
+            (compose::<_, _, RESETS>(product, gate), gate.mul(dh).flush())
         }
     }
 
@@ -185,12 +206,15 @@ impl<X: Terms, G: Element<Acc = X::Acc>> Recurrence for Compose<'_, X, G> {
 }
 
 /// The states after every step.
-struct States<X: Terms> {
+struct States<'a, X: Terms, G> {
     advance: Advance<X>,
+    /// The gradient of `y`, which the steps back will read, is fetched, and so is what is read out: memory would else have
+    /// less to do now, and more then. Not so where the terms are of more tensors: these fill the cache by themselves.
+    fetched: Option<Block<'a, G>>,
     h: BlockMut<X::Acc>,
 }
 
-impl<X: Terms> Recurrence for States<X> {
+impl<X: Terms, G> Recurrence for States<'_, X, G> {
     type Acc = X::Acc;
     type Carry<V: Copy> = V;
 
@@ -204,6 +228,10 @@ impl<X: Terms> Recurrence for States<X> {
     unsafe fn row<I: Isa>(&self, row: isize, at: usize, h: I::V<X::Acc>) -> I::V<X::Acc> {
         // SAFETY: within the blocks, says the caller.
         unsafe {
+            if let Some(g) = &self.fetched {
+                g.fetch::<I>(row, at);
+                self.advance.terms.fetch_readout::<I>(row, at);
+            }
             let h = self.advance.row::<I>(row, at, h);
             I::write(h, self.h.at(row, at));
             h

@@ -87,6 +87,16 @@ impl<A: Accumulator> Composite<A> {
             values.resize(width, value);
         }
     }
+
+    /// Whether no product is infinite or NaN.
+    #[inline(always)]
+    pub fn is_finite(&self) -> bool {
+        let mut finite = true;
+        for product in &self.product {
+            finite &= product.to_f64().is_finite();
+        }
+        finite
+    }
 }
 
 /// Carries a state over a tile: `to = A from + H`.
@@ -99,10 +109,17 @@ pub(crate) fn carry_over<A: Accumulator>(from: &[A], tile: &mut Composite<A>) {
     }
 }
 
-/// The product of the gates up to this one, where a reset (a gate of zero) wins over infinity.
+/// The product of the gates up to this one.
+///
+/// With `RESETS` a gate of zero wins over infinity. Where all products [are finite](Composite::is_finite) in the end they
+/// have been so throughout, and are the same without.
 #[inline(always)]
-pub(crate) fn compose<A: Accumulator, V: Lanes<A>>(product: V, gate: V) -> V {
-    product.keep_zero(gate.keep_zero(product.mul(gate))).flush()
+pub(crate) fn compose<A: Accumulator, V: Lanes<A>, const RESETS: bool>(product: V, gate: V) -> V {
+    let next = product.mul(gate);
+    match RESETS {
+        true => product.keep_zero(gate.keep_zero(next)).flush(),
+        false => next.flush(),
+    }
 }
 
 /// The parts of `steps` that lie between saved states.

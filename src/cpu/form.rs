@@ -1,6 +1,7 @@
 //! The forms of the recurrence `h_t = gate_t h_{t-1} + input_t`, `y_t = readout_t h_t`: what its terms are made of, and
 //! where their gradients go.
 
+use super::buffer::BlockMut;
 use super::pointer::Pointer;
 use super::simd::{Accumulator, Element, Isa, Recurrence};
 use super::view::{Block, Place};
@@ -8,6 +9,8 @@ use super::view::{Block, Place};
 /// A form of the scan, on given tensors.
 pub(crate) trait Form: Sync {
     type Acc: Accumulator;
+    /// Whether gates and inputs cost more to be computed than to be read, so that a tile that is gone over twice keeps them.
+    const KEEP: bool;
     /// Memory for rows of tensors that cannot be read in place.
     type Rows: Default;
     type Terms<'s>: Terms<Acc = Self::Acc>
@@ -36,6 +39,82 @@ pub(crate) trait Terms {
 
     /// Asks for what [`readout`](Self::readout) will read.
     fn fetch_readout<I: Isa>(&self, row: isize, at: usize);
+}
+
+/// Terms whose gates and inputs are kept as they are computed.
+pub(crate) struct Keep<X: Terms> {
+    pub terms: X,
+    pub gates: BlockMut<X::Acc>,
+    pub inputs: BlockMut<X::Acc>,
+}
+
+impl<X: Terms> Terms for Keep<X> {
+    type Acc = X::Acc;
+
+    #[inline(always)]
+    unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
+        // SAFETY: within the place, says the caller, of which the block is.
+        unsafe {
+            let gate = self.terms.gate::<I>(row, at);
+            I::write(gate, self.gates.at(row, at));
+            gate
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn input<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
+        // SAFETY: within the place, says the caller, of which the block is.
+        unsafe {
+            let input = self.terms.input::<I>(row, at);
+            I::write(input, self.inputs.at(row, at));
+            input
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn readout<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.terms.readout::<I>(row, at) }
+    }
+
+    #[inline(always)]
+    fn fetch_readout<I: Isa>(&self, row: isize, at: usize) {
+        self.terms.fetch_readout::<I>(row, at);
+    }
+}
+
+/// Terms whose gates and inputs have been kept.
+pub(crate) struct Kept<'s, X: Terms> {
+    pub terms: X,
+    pub gates: Block<'s, X::Acc>,
+    pub inputs: Block<'s, X::Acc>,
+}
+
+impl<X: Terms> Terms for Kept<'_, X> {
+    type Acc = X::Acc;
+
+    #[inline(always)]
+    unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
+        // SAFETY: within the place, says the caller, of which the block is.
+        unsafe { I::read(self.gates.at(row, at)) }
+    }
+
+    #[inline(always)]
+    unsafe fn input<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
+        // SAFETY: within the place, says the caller, of which the block is.
+        unsafe { I::read(self.inputs.at(row, at)) }
+    }
+
+    #[inline(always)]
+    unsafe fn readout<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.terms.readout::<I>(row, at) }
+    }
+
+    #[inline(always)]
+    fn fetch_readout<I: Isa>(&self, row: isize, at: usize) {
+        self.terms.fetch_readout::<I>(row, at);
+    }
 }
 
 /// Where the gradients of a form go.

@@ -4,10 +4,11 @@ use std::mem::MaybeUninit;
 
 use super::buffer::{BlockMut, Buffer};
 use super::chain::{carry_over, chunks, compose, run_jobs, Chain, Composite};
-use super::form::{Form, Terms};
+use super::form::{Form, Keep, Kept, Terms};
 use super::plan::{Job, Plan};
 use super::pointer::Pointer;
 use super::simd::{dispatch, sweep, Element, Isa, Lanes, Recurrence, Vectorised};
+use super::view::Block;
 
 /// What a forward pass reads and writes.
 pub(crate) struct Forward<'a, F: Form, O> {
@@ -40,11 +41,14 @@ struct Scratch<F: Form> {
     h: Vec<F::Acc>,
     tile: Composite<F::Acc>,
     rows: F::Rows,
+    /// The gates and the inputs of a tile.
+    kept: [Vec<F::Acc>; 2],
 }
 
 impl<F: Form> Default for Scratch<F> {
     fn default() -> Self {
-        Self { h: Vec::new(), tile: Composite::default(), rows: F::Rows::default() }
+        let (h, kept) = Default::default();
+        Self { h, tile: Composite::default(), rows: F::Rows::default(), kept }
     }
 }
 
@@ -60,19 +64,28 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
 
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Self { scan, chain, job, scratch: Scratch { h, tile, rows } } = self;
+        let Self { scan, chain, job, scratch: Scratch { h, tile, rows, kept } } = self;
         let sequence = &scan.plan.sequences[job.sequence];
         let (columns, width) = (&job.columns, job.columns.len());
         let state = sequence.index * scan.channels + columns.start;
 
         if !job.last {
             let place = sequence.place(&job.steps, columns);
-            tile.clear(width);
+            let (size, fetch_readout) = ((place.rows(), width), scan.y.is_some());
             let terms = scan.form.terms(&place, rows);
-            let (product, state) = (Pointer::to_mut(&mut tile.product), Pointer::to_mut(&mut tile.state));
-            let compose = Compose { terms, product, state, fetch_readout: scan.y.is_some() };
             // SAFETY: all blocks are of this place; the caller vouches for the processor.
-            unsafe { sweep::<I, _>(&compose, place.rows(), width) };
+            unsafe {
+                match F::KEEP {
+                    false => compose_tile::<I, _>(terms, tile, size, fetch_readout),
+                    true => {
+                        let [gates, inputs] = kept.each_mut().map(|values| {
+                            values.resize(place.rows() * width, F::Acc::default());
+                            BlockMut::adjacent(values, width)
+                        });
+                        compose_tile::<I, _>(Keep { terms, gates, inputs }, tile, size, fetch_readout)
+                    }
+                }
+            }
         }
         h.clear();
         match (job.tile, scan.h0) {
@@ -95,14 +108,18 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
                 continue;
             }
             let place = sequence.place(&steps, columns);
-            let advance = Advance { terms: scan.form.terms(&place, rows), h: Pointer::to_mut(h) };
+            let size = (place.rows(), width);
+            let terms = scan.form.terms(&place, rows);
             // SAFETY: all blocks are of this place, to which no other job writes; the caller vouches for the processor.
             unsafe {
-                match scan.y {
-                    None => sweep::<I, _>(&advance, place.rows(), width),
-                    Some(y) => {
-                        let y = y.block(place.batch * scan.len * scan.channels, scan.channels, &place);
-                        sweep::<I, _>(&Output { advance, y }, place.rows(), width);
+                let y = scan.y.map(|y| y.block(place.batch * scan.len * scan.channels, scan.channels, &place));
+                match F::KEEP && !job.last {
+                    false => advance::<I, _, O>(terms, h, y, size),
+                    true => {
+                        let of_chunk = (steps.start - job.steps.start) * width..(steps.end - job.steps.start) * width;
+                        let [gates, inputs] =
+                            kept.each_ref().map(|values| Block::forward(&values[of_chunk.clone()], width));
+                        advance::<I, _, O>(Kept { terms, gates, inputs }, h, y, size)
                     }
                 }
             }
@@ -110,6 +127,52 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
         if let (true, Some(last)) = (job.last, scan.last) {
             // SAFETY: no other job ends this sequence in these columns.
             copy(h, unsafe { last.row(state, width) });
+        }
+    }
+}
+
+/// Makes a tile the composite of so many steps of so many channels.
+///
+/// # Safety
+/// The terms must have as many, and the processor must have the instruction set.
+#[inline(always)]
+unsafe fn compose_tile<I: Isa, X: Terms>(
+    terms: X,
+    tile: &mut Composite<X::Acc>,
+    (rows, width): (usize, usize),
+    fetch_readout: bool,
+) {
+    tile.clear(width);
+    let (product, state) = (Pointer::to_mut(&mut tile.product), Pointer::to_mut(&mut tile.state));
+    let compose = Compose::<X, false> { terms, product, state, fetch_readout };
+    // SAFETY: passed on to the caller.
+    unsafe { sweep::<I, _>(&compose, rows, width) };
+    if !tile.is_finite() {
+        tile.clear(width);
+        let (product, state) = (Pointer::to_mut(&mut tile.product), Pointer::to_mut(&mut tile.state));
+        let compose = Compose::<X, true> { terms: compose.terms, product, state, fetch_readout };
+        // SAFETY: passed on to the caller.
+        unsafe { sweep::<I, _>(&compose, rows, width) };
+    }
+}
+
+/// Advances a state over so many steps of so many channels, and reads out of it into `y`.
+///
+/// # Safety
+/// The terms and `y` must have as many, nobody else may write to `y`, and the processor must have the instruction set.
+#[inline(always)]
+unsafe fn advance<I: Isa, X: Terms, O: Element<Acc = X::Acc>>(
+    terms: X,
+    h: &mut [X::Acc],
+    y: Option<BlockMut<O>>,
+    (rows, width): (usize, usize),
+) {
+    let advance = Advance { terms, h: Pointer::to_mut(h) };
+    // SAFETY: passed on to the caller.
+    unsafe {
+        match y {
+            None => sweep::<I, _>(&advance, rows, width),
+            Some(y) => sweep::<I, _>(&Output { advance, y }, rows, width),
         }
     }
 }
@@ -187,7 +250,7 @@ impl<X: Terms, O: Element<Acc = X::Acc>> Recurrence for Output<X, O> {
 }
 
 /// A step more in a composite: `A = gate A`, `H = gate H + input`.
-struct Compose<X: Terms> {
+struct Compose<X: Terms, const RESETS: bool> {
     terms: X,
     product: Pointer<*mut X::Acc>,
     state: Pointer<*mut X::Acc>,
@@ -196,7 +259,7 @@ struct Compose<X: Terms> {
     fetch_readout: bool,
 }
 
-impl<X: Terms> Recurrence for Compose<X> {
+impl<X: Terms, const RESETS: bool> Recurrence for Compose<X, RESETS> {
     type Acc = X::Acc;
     type Carry<V: Copy> = (V, V);
 
@@ -219,7 +282,7 @@ impl<X: Terms> Recurrence for Compose<X> {
                 self.terms.fetch_readout::<I>(row, at);
             }
             let (gate, input) = (self.terms.gate::<I>(row, at), self.terms.input::<I>(row, at));
-            (compose(product, gate), gate.mul(h).add(input).flush())
+            (compose::<_, _, RESETS>(product, gate), gate.mul(h).add(input).flush())
         }
     }
 

@@ -22,6 +22,7 @@ pub(crate) struct Gated<'a, T: Element> {
 
 impl<T: Element> Form for Gated<'_, T> {
     type Acc = T::Acc;
+    const KEEP: bool = true;
     type Rows = ();
     type Terms<'s>
         = GatedTerms<'s, T>
@@ -61,7 +62,7 @@ impl<T: Element> GatedTerms<'_, T> {
     #[inline(always)]
     unsafe fn a<I: Isa>(&self, row: isize, at: usize) -> Sigmoid<I::V<T::Acc>> {
         // SAFETY: within the blocks, says the caller; the bias is as wide.
-        unsafe { sigmoid(read::<I, T>(&self.a, row, at).add(I::read(Pointer::to(self.bias).add(at)))) }
+        unsafe { sigmoid::<T, _>(read::<I, T>(&self.a, row, at).add(I::read(Pointer::to(self.bias).add(at)))) }
     }
 }
 
@@ -77,7 +78,7 @@ impl<T: Element> Terms for GatedTerms<'_, T> {
     #[inline(always)]
     unsafe fn input<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
         // SAFETY: within the blocks, says the caller.
-        unsafe { sigmoid(read::<I, T>(&self.d, row, at)).value.mul(read::<I, T>(&self.u, row, at)) }
+        unsafe { sigmoid::<T, _>(read::<I, T>(&self.d, row, at)).value.mul(read::<I, T>(&self.u, row, at)) }
     }
 
     #[inline(always)]
@@ -85,7 +86,7 @@ impl<T: Element> Terms for GatedTerms<'_, T> {
         // SAFETY: within the blocks, says the caller.
         unsafe {
             let ca = read::<I, T>(&self.ca, row, at);
-            ca.mul(sigmoid(ca).value).mul(read::<I, T>(&self.cb, row, at))
+            ca.mul(sigmoid::<T, _>(ca).value).mul(read::<I, T>(&self.cb, row, at))
         }
     }
 
@@ -188,7 +189,7 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
         unsafe {
             let a = self.terms.a::<I>(row, at);
             let (ca, cb, g) = (read::<I, T>(ca, row, at), read::<I, T>(cb, row, at), read::<I, G>(g, row, at));
-            let gate = sigmoid(ca);
+            let gate = sigmoid::<T, _>(ca);
             let silu = ca.mul(gate.value);
             let readout = silu.mul(cb);
             let dh = readout.mul(g).add(z);
@@ -200,7 +201,7 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
                 let da = I::read(h.at(row + 1, at)).mul(dh).mul(a.slope());
                 d_bias = d_bias.add(da);
                 if let Some(dp) = self.dp {
-                    let (d, u) = (sigmoid(I::read(d.at(row, at))), I::read(u.at(row, at)));
+                    let (d, u) = (sigmoid::<T, _>(I::read(d.at(row, at))), I::read(u.at(row, at)));
                     let dc = I::read(h.at(row, at)).mul(g);
                     I::write(da, dp[0].at(row, at));
                     I::write(u.mul(dh).mul(d.slope()), dp[1].at(row, at));

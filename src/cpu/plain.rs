@@ -17,6 +17,7 @@ pub(crate) struct Plain<'a, T> {
 
 impl<T: Element> Form for Plain<'_, T> {
     type Acc = T::Acc;
+    const KEEP: bool = false;
     type Rows = [Vec<T>; 4];
     type Terms<'s>
         = PlainTerms<'s, T>
@@ -105,6 +106,14 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for PlainGradients<'a, 
     }
 }
 
+/// Fetches a row to come where rows of as many elements are short: with f32 the processor foresees them.
+#[inline(always)]
+fn fetch_ahead<I: Isa, T: Element>(to: &BlockMut<T>, row: isize, at: usize) {
+    if size_of::<T>() < size_of::<f32>() {
+        to.fetch_ahead::<I>(row, at);
+    }
+}
+
 /// With `dh_t = c_t g_t + z_{t+1}`:
 ///
 /// ```text
@@ -137,15 +146,19 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for PlainSteps<'_, T, G> {
             let g = I::read(g.at(row, at));
             let dh = I::read(c.at(row, at)).mul(g).add(z);
             if let Some(dx) = self.dx {
+                fetch_ahead::<I, T>(&dx, row, at);
                 I::write(I::read(b.at(row, at)).mul(dh), dx.at(row, at));
             }
             if let Some(db) = self.db {
+                fetch_ahead::<I, T>(&db, row, at);
                 I::write(I::read(x.at(row, at)).mul(dh), db.at(row, at));
             }
             if let Some(dc) = self.dc {
+                fetch_ahead::<I, T>(&dc, row, at);
                 I::write(I::read(h.at(row, at)).mul(g), dc.at(row, at));
             }
             if let Some(da) = self.da {
+                fetch_ahead::<I, T>(&da, row, at);
                 I::write(I::read(h.at(row + 1, at)).mul(dh), da.at(row, at));
             }
             I::read(a.at(row, at)).mul(dh).flush()

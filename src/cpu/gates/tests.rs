@@ -19,7 +19,7 @@ impl<A: Accumulator> Recurrence for Rows<'_, A> {
     unsafe fn row<I: Isa>(&self, _row: isize, at: usize, _carry: ()) {
         // SAFETY: all rows are as long as the first one.
         unsafe {
-            let s = sigmoid(I::read(Pointer::to(self.from).add(at)));
+            let s = sigmoid::<A, _>(I::read(Pointer::to(self.from).add(at)));
             I::write(s.value, self.to[0].add(at));
             I::write(s.complement, self.to[1].add(at));
             I::write(s.slope(), self.to[2].add(at));

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use candle_core::WithDType;
 use half::{bf16, f16};
 
-use super::gates::Exponential;
+use super::gates::{Accuracy, Exponential};
 use super::pointer::{Pointer, Raw};
 pub(crate) use portable::{Portable, Scalar};
 #[cfg(target_arch = "x86_64")]
@@ -35,7 +35,7 @@ pub(crate) trait Accumulator: Element<Acc = Self> + Lanes<Self> + Exponential + 
 }
 
 /// An element of a tensor.
-pub(crate) trait Element: WithDType + 'static {
+pub(crate) trait Element: WithDType + Accuracy<<Self as Element>::Acc> + 'static {
     type Acc: Accumulator;
 
     fn widen(self) -> Self::Acc;
