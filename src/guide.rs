@@ -20,3 +20,6 @@ pub mod options {}
 
 #[doc = include_str!("../docs/custom_op.md")]
 pub mod custom_op {}
+
+#[doc = include_str!("../docs/gate_variant.md")]
+pub mod gate_variant {}
