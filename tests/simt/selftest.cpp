@@ -25,8 +25,8 @@ public:
     void* place(const Buffer& buffer) override { return const_cast<char*>(buffer.data()); }
     const char* launch(Variant variant, const std::string& kernel, const quick_ssm_simt_kernel& description,
                        const Params& params, const Schedule& schedule) override {
-        const int status = quick_ssm_simt_launch(variant.tiles, kernel.c_str(), &params, schedule.grid, description.threads,
-                                                 schedule.resident, schedule.seed, schedule.skipped_barrier, message_,
+        const int status = quick_ssm_simt_launch(variant.tiles, kernel.c_str(), &params, schedule.grid,
+                                                 description.threads, schedule.resident, schedule.seed, schedule.skipped_barrier, message_,
                                                  sizeof message_);
         return status == 0 ? nullptr : message_;
     }

@@ -72,7 +72,8 @@ template <class K>
 Kernel describe(const char* name, void (*run)(const void*)) {
     using Tile = typename K::Tile;
     return {name,          run,           Tile::kThreads,             Tile::kChannels,               Tile::kLength,
-            Tile::kSteps,  Tile::kVector, Tile::kStages, Tile::kAccess, sizeof(typename K::Shared), sizeof(typename K::Arguments)};
+            Tile::kSteps,  Tile::kVector, Tile::kStages,              Tile::kAccess,                 sizeof(typename K::Shared),
+            sizeof(typename K::Arguments)};
 }
 
 struct Launch {
