@@ -4,11 +4,10 @@ use std::mem::MaybeUninit;
 
 use super::buffer::{BlockMut, Buffer};
 use super::chain::{carry_over, chunks, compose, run_jobs, Chain, Composite};
-use super::form::{Form, Keep, Kept, Terms};
+use super::form::{Form, Kept, Terms};
 use super::plan::{Job, Plan};
 use super::pointer::Pointer;
 use super::simd::{dispatch, sweep, Element, Isa, Lanes, Recurrence, Vectorised};
-use super::view::Block;
 
 /// What a forward pass reads and writes.
 pub(crate) struct Forward<'a, F: Form, O> {
@@ -78,11 +77,10 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
                 match F::KEEP {
                     false => compose_tile::<I, _>(terms, tile, size, fetch_readout),
                     true => {
-                        let [gates, inputs] = kept.each_mut().map(|values| {
-                            values.resize(place.rows() * width, F::Acc::default());
-                            BlockMut::adjacent(values, width)
-                        });
-                        compose_tile::<I, _>(Keep { terms, gates, inputs }, tile, size, fetch_readout)
+                        let all = 0..place.rows() * width;
+                        kept.iter_mut().for_each(|values| values.resize(all.end, F::Acc::default()));
+                        let terms = Kept::<_, true>::new(terms, kept, all, width);
+                        compose_tile::<I, _>(terms, tile, size, fetch_readout)
                     }
                 }
             }
@@ -117,9 +115,7 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
                     false => advance::<I, _, O>(terms, h, y, size),
                     true => {
                         let of_chunk = (steps.start - job.steps.start) * width..(steps.end - job.steps.start) * width;
-                        let [gates, inputs] =
-                            kept.each_ref().map(|values| Block::forward(&values[of_chunk.clone()], width));
-                        advance::<I, _, O>(Kept { terms, gates, inputs }, h, y, size)
+                        advance::<I, _, O>(Kept::<_, false>::new(terms, kept, of_chunk, width), h, y, size)
                     }
                 }
             }
