@@ -11,8 +11,9 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::{bail, CudaDevice, CudaStorage, DType, Error, Result, Shape, Storage};
 
-use super::params::{Direction, Form, Kernel, Params, Width};
+use super::params::{Direction, Form, Kernel, Params};
 use super::passes::Machine;
+use super::tile::Width;
 use super::{module, workspace};
 
 // SAFETY: `Params` is what the kernels take by value: plain numbers, in the layout of C and without padding.

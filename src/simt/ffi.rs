@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{bail, Error, Result};
 
 use super::Schedule;
-use crate::cuda::params::{Params, Tile};
+use crate::cuda::params::Params;
+use crate::cuda::tile::Tile;
 
 /// `quick_ssm_simt_kernel`.
 #[repr(C)]
