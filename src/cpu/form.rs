@@ -1,4 +1,4 @@
-//! The forms of the recurrence `h_t = gate_t h_{t-1} + input_t`, `y_t = readout_t h_t`: what its terms are made of, and
+//! The forms of the recurrence `h_t = gate_t h_{t-1} + drive_t`, `y_t = readout_t h_t`: what its terms are made of, and
 //! where their gradients go.
 
 use std::ops::Range;
@@ -11,7 +11,7 @@ use super::view::{Block, Place};
 /// A form of the scan, on given tensors.
 pub(crate) trait Form: Sync {
     type Acc: Accumulator;
-    /// Whether gates and inputs cost more to be computed than to be read, so that a tile that is gone over twice keeps them.
+    /// Whether gates and drives cost more to be computed than to be read, so that a tile that is gone over twice keeps them.
     const KEEP: bool;
     /// Memory for rows of tensors that cannot be read in place.
     type Rows: Default;
@@ -33,7 +33,7 @@ pub(crate) trait Terms {
 
     /// # Safety
     /// As for [`gate`](Self::gate).
-    unsafe fn input<I: Isa>(&self, row: isize, at: usize) -> I::V<Self::Acc>;
+    unsafe fn drive<I: Isa>(&self, row: isize, at: usize) -> I::V<Self::Acc>;
 
     /// # Safety
     /// As for [`gate`](Self::gate).
@@ -43,19 +43,19 @@ pub(crate) trait Terms {
     fn fetch_readout<I: Isa>(&self, row: isize, at: usize);
 }
 
-/// Terms whose gates and inputs are kept for a second run over a tile: with `WRITE` as they are computed, in the first run,
+/// Terms whose gates and drives are kept for a second run over a tile: with `WRITE` as they are computed, in the first run,
 /// and without as they have been.
 pub(crate) struct Kept<X: Terms, const WRITE: bool> {
     terms: X,
     gates: BlockMut<X::Acc>,
-    inputs: BlockMut<X::Acc>,
+    drives: BlockMut<X::Acc>,
 }
 
 impl<X: Terms, const WRITE: bool> Kept<X, WRITE> {
-    /// The terms of rows of so many channels, at a `part` of the memory for the gates and inputs of a tile.
-    pub fn new(terms: X, [gates, inputs]: &mut [Vec<X::Acc>; 2], part: Range<usize>, width: usize) -> Self {
+    /// The terms of rows of so many channels, at a `part` of the memory for the gates and drives of a tile.
+    pub fn new(terms: X, [gates, drives]: &mut [Vec<X::Acc>; 2], part: Range<usize>, width: usize) -> Self {
         let gates = BlockMut::adjacent(&mut gates[part.clone()], width);
-        Self { terms, gates, inputs: BlockMut::adjacent(&mut inputs[part], width) }
+        Self { terms, gates, drives: BlockMut::adjacent(&mut drives[part], width) }
     }
 }
 
@@ -77,16 +77,16 @@ impl<X: Terms, const WRITE: bool> Terms for Kept<X, WRITE> {
     }
 
     #[inline(always)]
-    unsafe fn input<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
-        let kept = self.inputs.at(row, at);
+    unsafe fn drive<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
+        let kept = self.drives.at(row, at);
         // SAFETY: within the place, says the caller, of which the block is.
         unsafe {
             if !WRITE {
                 return I::read(kept);
             }
-            let input = self.terms.input::<I>(row, at);
-            I::write(input, kept);
-            input
+            let drive = self.terms.drive::<I>(row, at);
+            I::write(drive, kept);
+            drive
         }
     }
 

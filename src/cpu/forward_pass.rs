@@ -1,4 +1,4 @@
-//! The forward pass: `h_t = gate_t h_{t-1} + input_t`, `y_t = readout_t h_t`.
+//! The forward pass: `h_t = gate_t h_{t-1} + drive_t`, `y_t = readout_t h_t`.
 
 use std::mem::MaybeUninit;
 
@@ -40,7 +40,7 @@ struct Scratch<F: Form> {
     h: Vec<F::Acc>,
     tile: Composite<F::Acc>,
     rows: F::Rows,
-    /// The gates and the inputs of a tile.
+    /// The gates and the drives of a tile.
     kept: [Vec<F::Acc>; 2],
 }
 
@@ -179,7 +179,7 @@ pub(crate) fn copy<A: Copy>(from: &[A], to: &mut [MaybeUninit<A>]) {
     }
 }
 
-/// `h = gate h + input`.
+/// `h = gate h + drive`.
 pub(crate) struct Advance<X: Terms> {
     pub terms: X,
     pub h: Pointer<*mut X::Acc>,
@@ -199,8 +199,8 @@ impl<X: Terms> Recurrence for Advance<X> {
     unsafe fn row<I: Isa>(&self, row: isize, at: usize, h: I::V<X::Acc>) -> I::V<X::Acc> {
         // SAFETY: within the blocks, says the caller.
         unsafe {
-            let input = self.terms.input::<I>(row, at);
-            self.terms.gate::<I>(row, at).mul(h).add(input).flush()
+            let drive = self.terms.drive::<I>(row, at);
+            self.terms.gate::<I>(row, at).mul(h).add(drive).flush()
         }
     }
 
@@ -245,7 +245,7 @@ impl<X: Terms, O: Element<Acc = X::Acc>> Recurrence for Output<X, O> {
     }
 }
 
-/// A step more in a composite: `A = gate A`, `H = gate H + input`.
+/// A step more in a composite: `A = gate A`, `H = gate H + drive`.
 struct Compose<X: Terms, const RESETS: bool> {
     terms: X,
     product: Pointer<*mut X::Acc>,
@@ -277,8 +277,8 @@ impl<X: Terms, const RESETS: bool> Recurrence for Compose<X, RESETS> {
             if self.fetch_readout {
                 self.terms.fetch_readout::<I>(row, at);
             }
-            let (gate, input) = (self.terms.gate::<I>(row, at), self.terms.input::<I>(row, at));
-            (compose::<_, _, RESETS>(product, gate), gate.mul(h).add(input).flush())
+            let (gate, drive) = (self.terms.gate::<I>(row, at), self.terms.drive::<I>(row, at));
+            (compose::<_, _, RESETS>(product, gate), gate.mul(h).add(drive).flush())
         }
     }
 
