@@ -54,7 +54,7 @@ fn sizes_follow_from_the_shape() {
         assert_eq!((params.batch, params.length, params.channels), (3, 2 * len as i64 + 1, channels as u32 + 1));
         assert_eq!((params.chunks, params.channel_tiles, params.tiles()), (3, 2, 18));
         // a row per chunk, none per group of them
-        assert_eq!(params.look_back.rows, 3);
+        assert_eq!(params.look_back.rows(params.chunks), 3);
         let packet = if dtype == DType::F64 { 32 } else { 16 };
         assert_eq!(kernel.workspace_bytes(&params), 128 + 3 * (3 * 2 * channels as u64) * packet);
         let saved_len = plain(Direction::Backward, dtype).tile().len();
@@ -72,14 +72,11 @@ fn a_single_chunk_needs_no_packets() {
 #[test]
 fn the_tree_of_carries() {
     let wide = LookBackPlan::new(1000, 8);
-    assert_eq!((wide.levels, wide.shift, wide.begin), (2, [0, 2, 4, 0], [0, 1000, 1250, 0]));
-    assert_eq!(wide.rows, 1000 + 250 + 62);
+    assert_eq!((wide.shift, wide.begin, wide.rows(1000)), ([0, 2, 4], [0, 1000, 1250], 1000 + 250 + 62));
     let narrow = LookBackPlan::new(1000, 7);
-    assert_eq!((narrow.shift, narrow.rows), ([0, 3, 6, 0], 1000 + 125 + 15));
+    assert_eq!((narrow.shift, narrow.rows(1000)), ([0, 3, 6], 1000 + 125 + 15));
     let single = LookBackPlan::new(1, 1);
-    assert_eq!((single.begin, single.rows), ([0; 4], 0));
-    let three = LookBackPlan::with_shifts(64, &[1, 2, 3]);
-    assert_eq!((three.levels, three.begin, three.rows), (3, [0, 64, 96, 112], 120));
+    assert_eq!((single.begin, single.rows(1)), ([0; 3], 0));
 }
 
 /// As a kernel divides.
@@ -165,6 +162,14 @@ fn vectors_need_alignment() {
     // a gradient of another dtype is not read by vectors
     assert!(!vectorised(|p| p.grad_y = Operand { data: 0x8002, dtype: 2, ..p.x }));
     assert!(vectorised(|p| p.grad_y = Operand { data: 0x8004, dtype: 0, ..p.x }));
+}
+
+#[test]
+fn operands_lie_in_the_order_of_time() {
+    let operand = Operand::new(0x1000, [2, 5, 4], [20, 4, 1], DType::BF16).unwrap();
+    let reversed = operand.reversed(5, DType::BF16);
+    assert_eq!(reversed, Operand { data: 0x1000 + 4 * 4 * 2, time_stride: -4, ..operand });
+    assert_eq!(Operand::default().reversed(5, DType::BF16), Operand::default());
 }
 
 #[test]

@@ -51,7 +51,7 @@ extern "C" {
         batch: u32,
         tile_channels: u32,
         acc_bytes: u32,
-        plan: *mut [u32; 10],
+        plan: *mut [u32; 6],
     ) -> u64;
     fn quick_ssm_simt_self_test(schedules: u32) -> c_int;
 }
@@ -82,8 +82,8 @@ pub(super) fn plan(
     batch: u32,
     tile_channels: u32,
     acc_bytes: u32,
-) -> ([u32; 10], u64) {
-    let mut plan = [0; 10];
+) -> ([u32; 6], u64) {
+    let mut plan = [0; 6];
     // SAFETY: ten words are written.
     let bytes = unsafe { quick_ssm_simt_plan(chunks, channel_tiles, batch, tile_channels, acc_bytes, &mut plan) };
     (plan, bytes)
