@@ -72,9 +72,9 @@ public:
 
     QUICK_SSM_DEVICE LookBack(const Params& params, uint32_t tag, uint32_t column, uint32_t chunk)
         : plan_(params.look_back), tag_(tag), chunk_(chunk), last_(chunk + 1 == params.chunks),
-          row_stride_(params.batch * params.channel_tiles * Tile::kChannels * Tagged::kPackets),
+          row_stride_(static_cast<uint64_t>(params.batch * params.channel_tiles) * (Tile::kChannels * Tagged::kPackets)),
           packets_(reinterpret_cast<Packet*>(static_cast<char*>(params.workspace) + sizeof(WorkspaceHeader)) +
-                   (column * Tile::kChannels + slot()) * Tagged::kPackets) {}
+                   static_cast<uint64_t>(column) * (Tile::kChannels * Tagged::kPackets) + slot() * Tagged::kPackets) {}
 
     QUICK_SSM_DEVICE static bool holder() { return part() == 0; }
     QUICK_SSM_DEVICE static bool asker() { return part() == 1; }
@@ -131,7 +131,7 @@ private:
     // States that were published before this tile.
     QUICK_SSM_DEVICE uint32_t states() const { return chunk_ >> plan_.shift[2]; }
     QUICK_SSM_DEVICE Packet* packets(uint32_t row) const {
-        return packets_ + static_cast<uint64_t>(row) * row_stride_;
+        return packets_ + row * row_stride_;
     }
     QUICK_SSM_DEVICE void store(uint32_t row, const Carry<Acc>& carry) const {
         Tagged::store(packets(row), carry, tag_);
@@ -151,7 +151,7 @@ private:
         QUICK_SSM_DEVICE void ask(const LookBack& from) {
             QUICK_SSM_UNROLL
             for (uint32_t i = 0; i < Tile::kPoll; ++i) {
-                asked[i] = Tagged::ask(from.packets(next + i < end ? next + i : 0));
+                asked[i] = Tagged::ask(from.packets(next + i < end ? next + i : end - 1));
             }
         }
         // Whether all have come. Asks for what is missing.
@@ -188,7 +188,7 @@ private:
     uint32_t tag_;
     uint32_t chunk_;
     bool last_;
-    uint32_t row_stride_;  // packets
+    uint64_t row_stride_;  // packets
     Packet* packets_;      // of this thread's slot, in the first row
     Run tiles_, groups_;
     typename Tagged::Packets state_;
