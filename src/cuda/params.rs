@@ -44,10 +44,18 @@ pub enum Width {
 impl Width {
     /// The most channels of a narrow tensor.
     pub const NARROW: usize = 512;
+    /// The most channels, of all sequences together, for which the tiles of narrow tensors are faster.
+    const NARROW_TOGETHER: usize = 4096;
 
-    /// It follows from the channels alone, for results depend on the tiles.
-    pub const fn of(channels: usize) -> Self {
-        if channels <= Self::NARROW {
+    /// That of a tensor, for one kind of kernels.
+    ///
+    /// It follows from the channels alone, for results depend on the tiles, and a sequence has the same in every batch. Only
+    /// where the tiles of both widths give the same bits does the batch count as well.
+    fn of(form: Form, direction: Direction, dtype: Code, batch: usize, channels: usize) -> Self {
+        let alike = Tile::wide(form, direction, dtype).cuts_as(Tile::narrow(form, direction, dtype));
+        let narrow =
+            if alike { batch.saturating_mul(channels) <= Self::NARROW_TOGETHER } else { channels <= Self::NARROW };
+        if narrow {
             Self::Narrow
         } else {
             Self::Wide
@@ -106,6 +114,12 @@ impl Tile {
             (_, Direction::Backward, Code::F64) => (1, 4, 16, 16),
         };
         Self { vector, steps, lanes, segments, stages: 1 }
+    }
+
+    /// Whether both have the same segments of time and as many channels, and so the same roundings.
+    fn cuts_as(self, other: Self) -> bool {
+        let cut = |tile: Self| (tile.steps, tile.segments, tile.channels());
+        cut(self) == cut(other)
     }
 
     /// Channels of a tile.
@@ -384,8 +398,16 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The kernels that read tensors of `dtype` and this width.
-    pub fn new(form: Form, direction: Direction, dtype: DType, width: Width) -> Result<Self> {
+    /// The kernels that read tensors of `dtype`, of so many sequences and channels.
+    pub fn new(form: Form, direction: Direction, dtype: DType, batch: usize, channels: usize) -> Result<Self> {
+        let code = Code::of(dtype)?;
+        let width = |direction| Width::of(form, direction, code, batch, channels);
+        let saved_len = Tile::of(form, Direction::Backward, code, width(Direction::Backward)).len();
+        Ok(Self { saved_len, ..Self::of_width(form, direction, dtype, width(direction))? })
+    }
+
+    /// Those for tensors of one width.
+    pub fn of_width(form: Form, direction: Direction, dtype: DType, width: Width) -> Result<Self> {
         let dtype = Code::of(dtype)?;
         let saved_len = Tile::of(form, Direction::Backward, dtype, width).len();
         Ok(Self { form, direction, dtype, width, tile: Tile::of(form, direction, dtype, width), saved_len })

@@ -6,7 +6,7 @@ const FORMS: [Form; 2] = [Form::Plain, Form::Gated];
 
 /// Those of the plain scan, for wide tensors.
 fn plain(direction: Direction, dtype: DType) -> Kernel {
-    Kernel::new(Form::Plain, direction, dtype, Width::Wide).unwrap()
+    Kernel::of_width(Form::Plain, direction, dtype, Width::Wide).unwrap()
 }
 
 /// The numbers after `#define QUICK_SSM_<name>` in `tuning.cuh`.
@@ -24,7 +24,7 @@ fn tiles_are_those_of_the_kernels() {
     {
         for direction in DIRECTIONS {
             for dtype in DTYPES {
-                let kernel = Kernel::new(form, direction, dtype, width).unwrap();
+                let kernel = Kernel::of_width(form, direction, dtype, width).unwrap();
                 let Tile { vector, steps, lanes, segments, stages } = kernel.tile();
                 let tuning = tuning(&format!("{prefix}{}", kernel.name().to_uppercase()));
                 assert_eq!(tuning[..4], [vector, steps, lanes, segments], "{kernel:?}");
@@ -41,7 +41,7 @@ fn tiles_are_those_of_the_kernels() {
 
 #[test]
 fn integers_have_no_kernel() {
-    let error = Kernel::new(Form::Plain, Direction::Forward, DType::U8, Width::Wide).unwrap_err().to_string();
+    let error = Kernel::new(Form::Plain, Direction::Forward, DType::U8, 1, 1).unwrap_err().to_string();
     assert!(error.contains("expected dtype f16, bf16, f32 or f64, got U8"), "{error}");
 }
 
@@ -133,11 +133,32 @@ fn entry_points() {
             assert_eq!(kernel.entry(&params), format!("quick_ssm_{}_element_packed", kernel.name()));
         }
     }
-    let gated = Kernel::new(Form::Gated, Direction::Forward, DType::BF16, Width::Wide).unwrap();
+    let gated = Kernel::of_width(Form::Gated, Direction::Forward, DType::BF16, Width::Wide).unwrap();
     assert_eq!(gated.entry(&aligned(gated, DType::BF16)), "quick_ssm_gated_forward_bf16_vector");
-    let narrow = Kernel::new(Form::Plain, Direction::Forward, DType::F32, Width::of(64)).unwrap();
+    let narrow = Kernel::new(Form::Plain, Direction::Forward, DType::F32, 4, 64).unwrap();
     assert_eq!(narrow.entry(&aligned(narrow, DType::F32)), "quick_ssm_forward_f32_narrow_vector");
-    assert_eq!([Width::of(Width::NARROW), Width::of(Width::NARROW + 1)], [Width::Narrow, Width::Wide]);
+}
+
+#[test]
+fn the_batch_counts_only_where_it_changes_no_bit() {
+    let width = |form, direction, dtype, batch, channels| Width::of(form, direction, dtype, batch, channels);
+    for form in FORMS {
+        for direction in DIRECTIONS {
+            for dtype in [Code::F32, Code::F16, Code::BF16, Code::F64] {
+                for channels in [1, 64, Width::NARROW, Width::NARROW + 1, Width::NARROW_TOGETHER + 1] {
+                    let alone = Tile::of(form, direction, dtype, width(form, direction, dtype, 1, channels));
+                    for batch in [2, 7, 8, 64, 5_000, usize::MAX] {
+                        let tile = Tile::of(form, direction, dtype, width(form, direction, dtype, batch, channels));
+                        assert!(tile.cuts_as(alone), "{form:?} {direction:?} {dtype:?} {batch} {channels}");
+                    }
+                }
+            }
+        }
+    }
+    let plain = |dtype, batch, channels| width(Form::Plain, Direction::Backward, dtype, batch, channels);
+    assert_eq!([plain(Code::F32, 64, 512), plain(Code::F32, 1, 513)], [Width::Narrow, Width::Wide]);
+    assert_eq!([plain(Code::BF16, 8, 512), plain(Code::BF16, 9, 512)], [Width::Narrow, Width::Wide]);
+    assert_eq!([plain(Code::BF16, 1, 2048), plain(Code::BF16, 3, 2048)], [Width::Narrow, Width::Wide]);
 }
 
 #[test]

@@ -15,8 +15,8 @@ pub(crate) trait Machine {
     where
         Self: 'a;
 
-    /// The kernels for tensors of `dtype` and so many channels.
-    fn kernel(&self, form: Form, direction: Direction, dtype: DType, channels: usize) -> Result<Kernel>;
+    /// The kernels for the tensors of a problem.
+    fn kernel(&self, form: Form, direction: Direction, p: &Problem) -> Result<Kernel>;
 
     /// Memory for `elements` elements, which are anything yet.
     fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage>;
@@ -75,7 +75,7 @@ pub(crate) fn forward<M: Machine>(
         let last = last.map(|h| h.storage_and_layout().0.try_clone(h.layout())).transpose()?;
         return Ok(Forward { y: results(y, 0, p.out)?, last, saved: None });
     }
-    let kernel = machine.kernel(terms.form(), Direction::Forward, p.dtype, p.channels)?;
+    let kernel = machine.kernel(terms.form(), Direction::Forward, p)?;
     let mut params = kernel.params(dims)?;
     let saved_dims = (p.batch, kernel.saved_rows(p.len), p.channels);
     let mut y = results(y, dims.iter().product(), p.out)?;
@@ -194,7 +194,7 @@ struct BackwardLaunch<'a, M: Machine> {
 impl<'a, M: Machine> BackwardLaunch<'a, M> {
     /// Checks the number of elements, which has its limit.
     fn new(machine: &'a M, p: &'a Problem, terms: Terms<'a>, dh0: bool) -> Result<Self> {
-        let kernel = machine.kernel(terms.form(), Direction::Backward, p.dtype, p.channels)?;
+        let kernel = machine.kernel(terms.form(), Direction::Backward, p)?;
         let params = kernel.params(p.dims().into())?;
         let dh0 = dh0.then(|| machine.allocate(states(p), p.acc)).transpose()?;
         Ok(Self { machine, p, terms, kernel, params, dh0 })
