@@ -25,6 +25,7 @@ struct Backward {
     using TileLookBack = LookBack<Tile, kPacked>;
     using TileTickets = Tickets<Tile, true>;
     using TileRows = Rows<Tile, kVectorised>;
+    using GradientWriter = typename TileRows::template Writer<T>;
     using TileStages = Stages<Tile, Form::kInputs + 1, kVectorised>;
     using TileFeed = Feed<Backward>;
     using Inputs = StepInputs<TileStages, Form::kInputs>;
@@ -35,9 +36,9 @@ struct Backward {
     struct Shared {
         typename TileStages::Shared stages;
         SharedArray<Carry<Acc>, Tile::kSegments * Tile::kChannels> segments;
-        typename TileLookBack::Shared look_back;
         // The same of z; at the end, in its states, what each segment adds to the gradient of the bias.
         SharedArray<Carry<Acc>, Tile::kSegments * Tile::kChannels> adjoints;
+        SharedArray<Acc, Tile::kChannels> saved;
         SharedArray<Acc, Tile::kChannels> entering;
         typename TileTickets::Shared tickets;
         SequenceMarks<Tile, kPacked> marks;
@@ -78,35 +79,38 @@ private:
         for (int v = 0; v < kVector; ++v) {
             bias[v] = Form::kBias ? rows.load_state(params.a_bias, 0, rows.channel(v)) : 0;
         }
-        const Acc saved = saved_state(params, rows, place.chunk);
+        fetch_saved_state(params, shared, rows, place.chunk);
         Acc gates[kSteps][kVector], states[kSteps][kVector], g[kSteps][kVector];
         load_grad_y(params, rows, stages, g);
         scan_segment(params, shared, rows, stages, marks, bias, gates, states, g);
         feed.announce();
         QUICK_SSM_BARRIER("segments scanned");
 
-        // The first kChannels threads carry on with the tile as a whole.
-        const int slot = thread_index();
-        const TileLookBack look_back(params, shared.look_back, feed.tag(), place.column, order);
+        TileLookBack look_back(params, feed.tag(), place.column, order);
+        const int slot = TileLookBack::slot();
+        const bool holder = TileLookBack::holder(), asker = TileLookBack::asker();
         Carry<Acc> own = Operator::nothing();
         Acc initial = 0;
-        if (slot < Tile::kChannels) {
-            own = combine_adjoints(shared, slot);
-            if (!kPacked && order == 0) {
-                initial = rows.load_state(params.grad_last_state, rows.batch(), rows.slot_channel(slot));
-            }
-            if (Form::needs_z(params)) look_back.publish(slot, own, initial);
+        if (!kPacked && order == 0 && (holder || asker)) {
+            initial = rows.load_state(params.grad_last_state, rows.batch(), rows.slot_channel(slot));
         }
-        if (combines_states()) combine_states(shared, slot % Tile::kChannels, saved);
+        if (asker) {
+            if (Form::needs_z(params)) look_back.ask();
+            combine_states(shared, slot);
+        }
+        if (holder) {
+            own = combine_adjoints(shared, slot);
+            if (Form::needs_z(params)) look_back.publish(own, initial);
+        }
         feed.fetch();
         QUICK_SSM_BARRIER("segments combined");
 
         // While the carries of other tiles arrive.
         write_readout_gradients(params, shared, rows, stages, marks, gates, states, g);
         if (Form::needs_z(params)) {
-            const Acc entering = look_back.entering(own, initial);
-            if (slot < Tile::kChannels) shared.entering[slot] = entering;
+            if (asker) shared.entering[slot] = look_back.wait(initial);
             QUICK_SSM_BARRIER("entering gradient written");
+            if (holder) look_back.publish_state(own, shared.entering[slot]);
             feed.entered();
             write_state_gradients(params, shared, rows, stages, marks, bias, gates, states, g);
             if (Form::kBias && params.d_bias) write_bias_gradient(params, shared, rows, place.chunk);
@@ -119,7 +123,7 @@ private:
     QUICK_SSM_DEVICE static void load_grad_y(const Params& params, const TileRows& rows, const TileStages& stages,
                                              Acc (&g)[kSteps][kVector]) {
         if (params.grad_y.dtype != Element<T>::kType) {
-            rows.load_any(params, params.grad_y, g);
+            rows.load_any(params.grad_y, g);
             return;
         }
         QUICK_SSM_UNROLL
@@ -165,20 +169,25 @@ private:
         }
     }
 
-    // Who combines the states: other threads than those that combine z, where there are any.
-    QUICK_SSM_DEVICE static bool combines_states() {
-        return thread_index() / Tile::kChannels == (Tile::kParts > 1 ? 1 : 0);
-    }
-    // The state before the tile, for one of these. It is there when it is needed.
-    QUICK_SSM_DEVICE static Acc saved_state(const Params& params, const TileRows& rows, uint32_t chunk) {
-        if (!combines_states() || !Form::needs_h(params)) return 0;
+    // Has the state before the tile copied, for the threads that combine the states.
+    QUICK_SSM_DEVICE static void fetch_saved_state(const Params& params, Shared& shared, const TileRows& rows,
+                                                   uint32_t chunk) {
+        if (!TileLookBack::asker()) return;
+        Acc& saved = shared.saved[TileLookBack::slot()];
+        const uint32_t channel = rows.slot_channel(TileLookBack::slot());
+        if (!Form::needs_h(params) || channel >= params.channels) {
+            saved = 0;
+            return;
+        }
         const int64_t spacing = int64_t{1} << params.saved_shift;
         const int64_t saved_rows = (params.length + spacing - 1) >> params.saved_shift;
-        return rows.load_state(params.saved_states, rows.batch() * saved_rows + chunk,
-                               rows.slot_channel(thread_index() % Tile::kChannels));
+        copy_async<sizeof(Acc)>(&saved, static_cast<const Acc*>(params.saved_states) +
+                                            (rows.batch() * saved_rows + chunk) * params.channels + channel);
     }
     // Leaves with each segment the state that enters it.
-    QUICK_SSM_DEVICE static void combine_states(Shared& shared, int slot, Acc h) {
+    QUICK_SSM_DEVICE static void combine_states(Shared& shared, int slot) {
+        wait_for_copies();
+        Acc h = shared.saved[slot];
         Carry<Acc> segments[Tile::kSegments];
         QUICK_SSM_UNROLL
         for (int i = 0; i < Tile::kSegments; ++i) segments[i] = shared.segments[i * Tile::kChannels + slot];
@@ -209,19 +218,21 @@ private:
                                                          const SegmentMarks<Tile, kPacked>& marks,
                                                          const Acc (&gates)[kSteps][kVector],
                                                          Acc (&drives)[kSteps][kVector], Acc (&g)[kSteps][kVector]) {
-        Acc h[kVector];
+        GradientWriter writers[Form::kReadoutGradients];
+        QUICK_SSM_UNROLL
+        for (int n = 0; n < Form::kReadoutGradients; ++n) {
+            writers[n] = rows.writer(Form::readout_gradient(params, n), params.gradient_stride);
+        }
+        Acc h[kVector], y[kSteps][kVector];
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) h[v] = shared.segments[rows.entry(v)].state;
         QUICK_SSM_UNROLL
         for (int s = 0; s < kSteps; ++s) {
-            if (marks.starts(s)) {
-                QUICK_SSM_UNROLL
-                for (int v = 0; v < kVector; ++v) h[v] = initial_state(params, shared, rows, s, v);
-            }
             const Inputs inputs(stages, rows.segment() * kSteps + s, rows.lane());
-            Acc y[kVector], gradients[Form::kReadoutGradients][kVector];
+            Acc gradients[Form::kReadoutGradients][kVector];
             QUICK_SSM_UNROLL
             for (int v = 0; v < kVector; ++v) {
+                if (marks.starts(s)) h[v] = initial_state(params, shared, rows, s, v);
                 const Acc drive = drives[s][v], readout = Form::readout(inputs[v]);
                 drives[s][v] = h[v];
                 h[v] = gates[s][v] * h[v] + drive;
@@ -230,15 +241,12 @@ private:
                 QUICK_SSM_UNROLL
                 for (int n = 0; n < Form::kReadoutGradients; ++n) gradients[n][v] = of_inputs[n];
                 g[s][v] *= readout;
-                y[v] = readout * h[v];
+                y[s][v] = readout * h[v];
             }
             QUICK_SSM_UNROLL
-            for (int n = 0; n < Form::kReadoutGradients; ++n) {
-                void* const gradient = Form::readout_gradient(params, n);
-                if (gradient) rows.store(gradient, params.gradient_stride, s, gradients[n]);
-            }
-            if (Form::kOutputAgain && params.y) rows.store_any(params.y, params.y_dtype, s, y);
+            for (int n = 0; n < Form::kReadoutGradients; ++n) writers[n].write(s, gradients[n]);
         }
+        if (Form::kOutputAgain && params.y) rows.store_any(params.y, params.y_dtype, y);
     }
 
     // Runs the segment backwards from the z that really enters it.
@@ -248,6 +256,11 @@ private:
                                                        const Acc (&bias)[kVector], const Acc (&gates)[kSteps][kVector],
                                                        const Acc (&before)[kSteps][kVector],
                                                        const Acc (&adjoint)[kSteps][kVector]) {
+        GradientWriter writers[Form::kStateGradients];
+        QUICK_SSM_UNROLL
+        for (int n = 0; n < Form::kStateGradients; ++n) {
+            writers[n] = rows.writer(Form::state_gradient(params, n), params.gradient_stride);
+        }
         Acc z[kVector], of_bias[kVector];
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) {
@@ -274,10 +287,7 @@ private:
                 z[v] = gates[s][v] * dh;
             }
             QUICK_SSM_UNROLL
-            for (int n = 0; n < Form::kStateGradients; ++n) {
-                void* const gradient = Form::state_gradient(params, n);
-                if (gradient) rows.store(gradient, params.gradient_stride, s, gradients[n]);
-            }
+            for (int n = 0; n < Form::kStateGradients; ++n) writers[n].write(s, gradients[n]);
             if (params.dh0 && (kPacked ? marks.starts(s) : rows.first() + s == 0)) {
                 const int64_t row = kPacked ? shared.marks.first[rows.segment() * kSteps + s] - 1 : rows.batch();
                 rows.store_state(params.dh0, row, z);

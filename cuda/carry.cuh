@@ -30,12 +30,11 @@ struct CarryOperator {
 
     QUICK_SSM_DEVICE static Acc product(Acc first, Acc second) {
         const Acc value = first * second;
-        const bool zero = first == 0 || second == 0;
         if constexpr (kCuts) {
             if (is_negative_zero(first) || is_negative_zero(second)) return kCut;
-            return zero || value == 0 ? 0 : value;
+            return first == 0 || second == 0 || value == 0 ? 0 : value;
         } else {
-            return zero ? 0 : value;
+            return gate_of(value);
         }
     }
     // The product over a segment, factor by factor; `gate_of` turns what comes out into a gate.

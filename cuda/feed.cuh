@@ -18,10 +18,15 @@ public:
     using Tile = typename Pass::Tile;
     using TileStages = typename Pass::TileStages;
     using TileTickets = typename Pass::TileTickets;
+    // Whether those who ask for the states of other tiles fetch inputs as well.
+    static constexpr bool kAskersLoad = Tile::kLoaders == Tile::kThreads;
 
     template <class Shared>
     QUICK_SSM_DEVICE Feed(const Params& params, Shared& shared)
         : params_(params), stages_(shared.stages), tickets_(params, shared.tickets) {
+        Pass::each_input(params, [this](const Operand& operand, int input, bool needed, float) {
+            needed_ |= static_cast<uint32_t>(needed && operand.data) << input;
+        });
         tickets_.announce();
         QUICK_SSM_BARRIER("ticket drawn");
         next_ = tickets_.next(params);
@@ -74,16 +79,19 @@ public:
 private:
     static constexpr bool kAhead = Tile::kStages == 2;
 
+    QUICK_SSM_DEVICE bool needs(int input) const { return (needed_ >> input & 1) != 0; }
+
     QUICK_SSM_DEVICE void load() {
-        if (next_.chunk == Place::kNone) return;
-        Pass::each_input(params_, [this](const Operand& operand, int input, bool needed, float fill) {
-            stages_.load(params_, operand, input, needed, fill, next_);
+        if (next_.chunk == Place::kNone || !TileStages::loads()) return;
+        const typename TileStages::Turn turn = TileStages::turn(params_, next_);
+        Pass::each_input(params_, [&](const Operand& operand, int input, bool, float fill) {
+            stages_.load(operand, input, needs(input), fill, turn);
         });
     }
     QUICK_SSM_DEVICE void prefetch(const Place& later) const {
-        if (later.chunk == Place::kNone) return;
-        Pass::each_input(params_, [this, &later](const Operand& operand, int, bool needed, float) {
-            stages_.prefetch(params_, operand, needed, later);
+        if (later.chunk == Place::kNone || !TileStages::loads()) return;
+        Pass::each_input(params_, [&](const Operand& operand, int input, bool, float) {
+            if (needs(input)) stages_.prefetch(params_, operand, later);
         });
     }
 
@@ -91,6 +99,7 @@ private:
     TileStages stages_;
     TileTickets tickets_;
     Place place_, next_;
+    uint32_t needed_ = 0;  // a bit per input: it is there, and the launch reads it
 };
 
 }  // namespace QUICK_SSM_NAMESPACE

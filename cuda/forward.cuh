@@ -30,7 +30,6 @@ struct Forward {
     struct Shared {
         typename TileStages::Shared stages;
         SharedArray<Carry<Acc>, Tile::kSegments * Tile::kChannels> segments;
-        typename TileLookBack::Shared look_back;
         SharedArray<Acc, Tile::kChannels> entering;
         typename TileTickets::Shared tickets;
         SequenceMarks<Tile, kPacked> marks;
@@ -68,7 +67,6 @@ private:
         feed.announce();
         QUICK_SSM_BARRIER("segments scanned");
         enter(params, shared, rows, place, feed);
-        QUICK_SSM_BARRIER("entering state written");
         feed.entered();
         replay(params, shared, rows, feed.stages(), marks, gates, drives);
         feed.end();
@@ -104,34 +102,44 @@ private:
     // Replaces the carry of each segment by that of all segments before it, and finds what enters the tile.
     QUICK_SSM_DEVICE static void enter(const Params& params, Shared& shared, const TileRows& rows, const Place& place,
                                        TileFeed& feed) {
-        const int slot = thread_index();
-        const TileLookBack look_back(params, shared.look_back, feed.tag(), place.column, place.chunk);
+        TileLookBack look_back(params, feed.tag(), place.column, place.chunk);
+        const int slot = TileLookBack::slot();
         Carry<Acc> own = Operator::nothing();
         Acc initial = 0;
-        if (slot < Tile::kChannels) {
-            Carry<Acc> segments[Tile::kSegments];
-            QUICK_SSM_UNROLL
-            for (int i = 0; i < Tile::kSegments; ++i) segments[i] = shared.segments[i * Tile::kChannels + slot];
-            QUICK_SSM_UNROLL
-            for (int i = 0; i < Tile::kSegments; ++i) {
-                shared.segments[i * Tile::kChannels + slot] = own;
-                own = Operator::combine(own, segments[i]);
-            }
-            // The first step of a packed tensor starts a sequence, which brings its own state.
-            if (!kPacked && place.chunk == 0) {
-                initial = rows.load_state(params.initial_state, rows.batch(), rows.slot_channel(slot));
-            }
-            look_back.publish(slot, own, initial);
+        // The first step of a packed tensor starts a sequence, which brings its own state.
+        if (!kPacked && place.chunk == 0 && (TileLookBack::holder() || TileLookBack::asker())) {
+            initial = rows.load_state(params.initial_state, rows.batch(), rows.slot_channel(slot));
+        }
+        if (TileLookBack::asker()) {
+            look_back.ask();
+            if (!TileFeed::kAskersLoad) shared.entering[slot] = look_back.wait(initial);
+        }
+        if (TileLookBack::holder()) {
+            own = combine_segments(shared, slot);
+            look_back.publish(own, initial);
         }
         feed.fetch();
-        const Acc entering = look_back.entering(own, initial);
-        if (slot < Tile::kChannels) shared.entering[slot] = entering;
+        if (TileFeed::kAskersLoad && TileLookBack::asker()) shared.entering[slot] = look_back.wait(initial);
+        QUICK_SSM_BARRIER("entering state written");
+        if (TileLookBack::holder()) look_back.publish_state(own, shared.entering[slot]);
+    }
+    // Leaves with each segment the carry over all segments before it; returns that over the tile.
+    QUICK_SSM_DEVICE static Carry<Acc> combine_segments(Shared& shared, int slot) {
+        Carry<Acc> segments[Tile::kSegments], own = Operator::nothing();
+        QUICK_SSM_UNROLL
+        for (int i = 0; i < Tile::kSegments; ++i) segments[i] = shared.segments[i * Tile::kChannels + slot];
+        QUICK_SSM_UNROLL
+        for (int i = 0; i < Tile::kSegments; ++i) {
+            shared.segments[i * Tile::kChannels + slot] = own;
+            own = Operator::combine(own, segments[i]);
+        }
+        return own;
     }
 
-    // Runs the segment from the state that really enters it.
+    // Runs the segment from the state that really enters it. The states take the place of the drives.
     QUICK_SSM_DEVICE static void replay(const Params& params, Shared& shared, const TileRows& rows,
                                         const TileStages& stages, const SegmentMarks<Tile, kPacked>& marks,
-                                        const Acc (&gates)[kSteps][kVector], const Acc (&drives)[kSteps][kVector]) {
+                                        const Acc (&gates)[kSteps][kVector], Acc (&drives)[kSteps][kVector]) {
         Acc h[kVector];
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) {
@@ -140,24 +148,34 @@ private:
         save(params, rows, h);
         QUICK_SSM_UNROLL
         for (int s = 0; s < kSteps; ++s) {
-            if (marks.starts(s)) {
-                QUICK_SSM_UNROLL
-                for (int v = 0; v < kVector; ++v) h[v] = initial_state(params, shared, rows, s, v);
-            }
             QUICK_SSM_UNROLL
-            for (int v = 0; v < kVector; ++v) h[v] = gates[s][v] * h[v] + drives[s][v];
-            if (params.y) {
-                const Inputs inputs(stages, rows.segment() * kSteps + s, rows.lane());
-                Acc y[kVector];
-                QUICK_SSM_UNROLL
-                for (int v = 0; v < kVector; ++v) y[v] = Form::readout(inputs[v]) * h[v];
-                rows.store_any(params.y, params.y_dtype, s, y);
+            for (int v = 0; v < kVector; ++v) {
+                if (marks.starts(s)) h[v] = initial_state(params, shared, rows, s, v);
+                h[v] = gates[s][v] * h[v] + drives[s][v];
+                drives[s][v] = h[v];
             }
-            if (params.last_state) {
-                if (kPacked ? marks.ends(s) : rows.first() + s == params.length - 1) {
-                    const int64_t row = kPacked ? shared.marks.last[rows.segment() * kSteps + s] - 1 : rows.batch();
-                    rows.store_state(params.last_state, row, h);
-                }
+        }
+        if (params.last_state) write_last_states(params, shared, rows, marks, drives);
+        if (!params.y) return;
+        QUICK_SSM_UNROLL
+        for (int s = 0; s < kSteps; ++s) {
+            const Inputs inputs(stages, rows.segment() * kSteps + s, rows.lane());
+            QUICK_SSM_UNROLL
+            for (int v = 0; v < kVector; ++v) drives[s][v] = Form::readout(inputs[v]) * drives[s][v];
+        }
+        rows.store_any(params.y, params.y_dtype, drives);
+    }
+
+    // The states after the last step of time, or of each packed sequence that ends in the segment.
+    QUICK_SSM_DEVICE static void write_last_states(const Params& params, Shared& shared, const TileRows& rows,
+                                                   const SegmentMarks<Tile, kPacked>& marks,
+                                                   const Acc (&states)[kSteps][kVector]) {
+        if (kPacked ? !marks.any() : params.length - rows.first() > kSteps) return;
+        QUICK_SSM_UNROLL
+        for (int s = 0; s < kSteps; ++s) {
+            if (kPacked ? marks.ends(s) : rows.first() + s == params.length - 1) {
+                const int64_t row = kPacked ? shared.marks.last[rows.segment() * kSteps + s] - 1 : rows.batch();
+                rows.store_state(params.last_state, row, states[s]);
             }
         }
     }

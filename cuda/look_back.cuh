@@ -31,16 +31,25 @@ struct TaggedCarry {
             store_packet(packets + 1, {element(low, tag), element(high, tag)});
         }
     }
-    QUICK_SSM_DEVICE static bool load(const Packet* packets, Carry<Acc>& carry, uint32_t tag) {
+    struct Packets {
+        Packet of[kPackets];
+    };
+    QUICK_SSM_DEVICE static Packets ask(const Packet* from) {
+        Packets packets;
+        QUICK_SSM_UNROLL
+        for (int i = 0; i < kPackets; ++i) packets.of[i] = load_packet(from + i);
+        return packets;
+    }
+    // Whether they have come.
+    QUICK_SSM_DEVICE static bool read(const Packets& packets, Carry<Acc>& carry, uint32_t tag) {
         uint32_t word[2 * kPackets];
         bool complete = true;
         QUICK_SSM_UNROLL
         for (int i = 0; i < kPackets; ++i) {
-            const Packet packet = load_packet(packets + i);
             QUICK_SSM_UNROLL
             for (int j = 0; j < 2; ++j) {
-                complete &= static_cast<uint32_t>(packet.element[j] >> 32) == tag;
-                word[2 * i + j] = static_cast<uint32_t>(packet.element[j]);
+                complete &= static_cast<uint32_t>(packets.of[i].element[j] >> 32) == tag;
+                word[2 * i + j] = static_cast<uint32_t>(packets.of[i].element[j]);
             }
         }
         if constexpr (sizeof(Acc) == 4) {
@@ -52,154 +61,137 @@ struct TaggedCarry {
     }
 };
 
+// Two parts of a block have a share in it, of kChannels threads each: while the holders find out what the tile does to a
+// state, the askers wait for other tiles.
 template <class Tile, bool kCuts>
 class LookBack {
 public:
     using Acc = typename Tile::Acc;
     using Operator = CarryOperator<Acc, kCuts>;
-    struct Shared {
-        SharedArray<Carry<Acc>, Tile::kThreads> parts;
-    };
+    using Tagged = TaggedCarry<Acc>;
 
-    QUICK_SSM_DEVICE LookBack(const Params& params, Shared& shared, uint32_t tag, uint32_t column, uint32_t chunk)
-        : plan_(params.look_back), shared_(shared), tag_(tag), chunk_(chunk),
-          columns_(params.batch * params.channel_tiles), column_(column),
-          last_(chunk + 1 == params.chunks),
-          packets_(reinterpret_cast<Packet*>(static_cast<char*>(params.workspace) + sizeof(WorkspaceHeader))) {}
+    QUICK_SSM_DEVICE LookBack(const Params& params, uint32_t tag, uint32_t column, uint32_t chunk)
+        : plan_(params.look_back), tag_(tag), chunk_(chunk), last_(chunk + 1 == params.chunks),
+          row_stride_(static_cast<uint64_t>(params.batch * params.channel_tiles) * (Tile::kChannels * Tagged::kPackets)),
+          packets_(reinterpret_cast<Packet*>(static_cast<char*>(params.workspace) + sizeof(WorkspaceHeader)) +
+                   static_cast<uint64_t>(column) * (Tile::kChannels * Tagged::kPackets) + slot() * Tagged::kPackets) {}
 
-    // Called by the threads that hold the tile's carry, as early as it is known. That of chunk 0 takes up what
-    // enters there, so that no other tile has to know it.
-    QUICK_SSM_DEVICE void publish(int slot, Carry<Acc>& own, Acc initial) const {
+    QUICK_SSM_DEVICE static bool holder() { return part() == 0; }
+    QUICK_SSM_DEVICE static bool asker() { return part() == 1; }
+    QUICK_SSM_DEVICE static int slot() { return thread_index() % Tile::kChannels; }
+
+    // Called by the holders as early as the tile's carry is known. That of chunk 0 takes up what enters there, so that no
+    // other tile has to know it.
+    QUICK_SSM_DEVICE void publish(Carry<Acc>& own, Acc initial) const {
         if (chunk_ == 0) own = {0, Operator::apply(own, initial)};
-        if (!last_ && !ends_group(1)) store(plan_.begin[0] + chunk_, slot, own);
+        if (last_ || ends_group(2)) return;
+        if (!ends_group(1)) {
+            store(plan_.begin[0] + chunk_, own);
+        } else {
+            Run tiles = run(0);
+            tiles.ask(*this);
+            while (!tiles.complete(*this)) pause();
+            store(plan_.begin[1] + (chunk_ >> plan_.shift[1]), Operator::combine(tiles.combined, own));
+        }
+    }
+    // Called by the holders when it is known what enters the tile: the last tile of a group of groups publishes the state.
+    QUICK_SSM_DEVICE void publish_state(const Carry<Acc>& own, Acc entering) const {
+        if (!last_ && ends_group(2)) store(plan_.begin[2] + states(), {0, Operator::apply(own, entering)});
     }
 
-    // Called by all threads, after `publish`. The first kChannels threads hold the tile's carry and what enters
-    // chunk 0, and get what enters this tile.
-    QUICK_SSM_DEVICE Acc entering(const Carry<Acc>& own, Acc initial) const {
-        const int thread = thread_index();
-        const bool holder = thread < Tile::kChannels;
-        if (chunk_ == 0 && last_) return initial;
-        for (uint32_t level = 1; level < plan_.levels && ends_group(level) && !last_; ++level) {
-            const Carry<Acc> before = gather(level);
-            if (holder) {
-                store(plan_.begin[level] + (chunk_ >> plan_.shift[level]), thread, Operator::combine(before, own));
-            }
-            QUICK_SSM_BARRIER("parts read");
-        }
+    // Called by the askers; `wait` returns what enters the tile, or `initial` if it is the first one.
+    QUICK_SSM_DEVICE void ask() {
+        if (chunk_ == 0) return;
+        tiles_ = run(0), groups_ = run(1);
+        tiles_.ask(*this), groups_.ask(*this);
+        ask_state();
+    }
+    QUICK_SSM_DEVICE Acc wait(Acc initial) {
+        if (chunk_ == 0) return initial;
+        while (!groups_.complete(*this) | !tiles_.complete(*this)) pause();
         // The state comes last, when everything that it is to pass through is at hand: states pass from hand to hand.
-        const Carry<Acc> before = gather(plan_.levels);
-        const uint32_t states = chunk_ >> plan_.shift[plan_.levels];
-        Acc result = chunk_ == 0 ? initial : 0;
-        if (holder) {
-            if (states != 0) result = state(plan_.begin[plan_.levels] + states - 1, thread);
-            result = Operator::apply(before, result);
-            if (ends_group(plan_.levels) && !last_) {
-                store(plan_.begin[plan_.levels] + states, thread, {0, Operator::apply(own, result)});
+        const Carry<Acc> before = Operator::combine(groups_.combined, tiles_.combined);
+        Carry<Acc> state = {0, 0};
+        if (states() != 0) {
+            while (!Tagged::read(state_, state, tag_)) {
+                pause();
+                ask_state();
             }
         }
-        return result;
+        return Operator::apply(before, state.state);
     }
 
 private:
+    static_assert(Tile::kThreads >= 2 * Tile::kChannels, "two parts");
+
+    QUICK_SSM_DEVICE static int part() { return thread_index() / Tile::kChannels; }
     QUICK_SSM_DEVICE bool ends_group(uint32_t level) const {
         return ((chunk_ + 1) & ((1u << plan_.shift[level]) - 1)) == 0;
     }
-    QUICK_SSM_DEVICE Packet* address(uint32_t row, int slot) const {
-        return packets_ + ((static_cast<uint64_t>(row) * columns_ + column_) * Tile::kChannels + slot) *
-                              TaggedCarry<Acc>::kPackets;
+    // States that were published before this tile.
+    QUICK_SSM_DEVICE uint32_t states() const { return chunk_ >> plan_.shift[2]; }
+    QUICK_SSM_DEVICE Packet* packets(uint32_t row) const {
+        return packets_ + row * row_stride_;
     }
-    QUICK_SSM_DEVICE void store(uint32_t row, int slot, const Carry<Acc>& carry) const {
-        TaggedCarry<Acc>::store(address(row, slot), carry, tag_);
-    }
-    // Complete groups of `level` between the last boundary of the level above and this chunk.
-    QUICK_SSM_DEVICE uint32_t groups(uint32_t level) const {
-        return (chunk_ >> plan_.shift[level]) & ((1u << (plan_.shift[level + 1] - plan_.shift[level])) - 1);
-    }
-    // Waits for a state.
-    QUICK_SSM_DEVICE Acc state(uint32_t row, int slot) const {
-        Carry<Acc> carry;
-        while (!TaggedCarry<Acc>::load(address(row, slot), carry, tag_)) pause();
-        return carry.state;
+    QUICK_SSM_DEVICE void store(uint32_t row, const Carry<Acc>& carry) const {
+        Tagged::store(packets(row), carry, tag_);
     }
 
-    // The rows of the predecessors over the levels below `levels`, from the oldest: runs of groups.
-    struct Predecessors {
-        uint32_t end[kMaxLevels];     // item behind each run
-        uint32_t offset[kMaxLevels];  // of a run's rows from its items
+    QUICK_SSM_DEVICE void ask_state() {
+        state_ = Tagged::ask(packets(states() == 0 ? 0 : plan_.begin[2] + states() - 1));
+    }
 
-        QUICK_SSM_DEVICE uint32_t items() const { return end[kMaxLevels - 1]; }
-        QUICK_SSM_DEVICE uint32_t row(uint32_t item) const {
-            uint32_t from = offset[kMaxLevels - 1];
+    // The tiles before this one in its group, or the groups before that one in theirs: rows of packets.
+    struct Run {
+        uint32_t next, end;
+        Carry<Acc> combined;  // of the rows before `next`
+        typename Tagged::Packets asked[Tile::kPoll];
+
+        // Asks for something always: a branch would wait for what was asked for before it.
+        QUICK_SSM_DEVICE void ask(const LookBack& from) {
             QUICK_SSM_UNROLL
-            for (int run = kMaxLevels - 2; run >= 0; --run) from = item < end[run] ? offset[run] : from;
-            return item + from;
+            for (uint32_t i = 0; i < Tile::kPoll; ++i) {
+                asked[i] = Tagged::ask(from.packets(next + i < end ? next + i : end - 1));
+            }
+        }
+        // Whether all have come. Asks for what is missing.
+        QUICK_SSM_DEVICE bool complete(const LookBack& from) {
+            if (next >= end) return true;
+            Carry<Acc> carries[Tile::kPoll];
+            bool come = true;
+            QUICK_SSM_UNROLL
+            for (uint32_t i = 0; i < Tile::kPoll; ++i) {
+                const bool wanted = next + i < end;
+                come &= Tagged::read(asked[i], carries[i], from.tag_) || !wanted;
+                if (!wanted) carries[i] = Operator::nothing();
+            }
+            if (come) {
+                QUICK_SSM_UNROLL
+                for (uint32_t i = 0; i < Tile::kPoll; ++i) combined = Operator::combine(combined, carries[i]);
+                next += Tile::kPoll;
+                if (next >= end) return true;
+            }
+            ask(from);
+            return false;
         }
     };
-    QUICK_SSM_DEVICE Predecessors predecessors(uint32_t levels) const {
-        Predecessors all;
-        uint32_t items = 0;
-        QUICK_SSM_UNROLL
-        for (uint32_t run = 0; run < kMaxLevels; ++run) {
-            all.offset[run] = 0;
-            if (run < levels) {
-                const uint32_t level = levels - 1 - run, count = groups(level);
-                all.offset[run] = plan_.begin[level] + (chunk_ >> plan_.shift[level]) - count - items;
-                items += count;
-            }
-            all.end[run] = items;
-        }
-        return all;
-    }
-
-    // The combined carry of the predecessors; only the first kChannels threads get it. Each part of the block takes a
-    // run of them, the first one all where they are few.
-    QUICK_SSM_DEVICE Carry<Acc> gather(uint32_t levels) const {
-        const Predecessors all = predecessors(levels);
-        const uint32_t items = all.items();
-        const bool shared_out = Tile::kParts > 1 && items > Tile::kPoll;
-        const int slot = thread_index() % Tile::kChannels;
-        const uint32_t part = thread_index() / Tile::kChannels;
-        uint32_t item = 0, end = part == 0 ? items : 0;
-        if (shared_out) item = items * part / Tile::kParts, end = items * (part + 1) / Tile::kParts;
-        Carry<Acc> combined = Operator::nothing();
-        for (; item < end; item += Tile::kPoll) {
-            Carry<Acc> carries[Tile::kPoll];
-            for (;;) {
-                bool complete = true;
-                QUICK_SSM_UNROLL
-                for (int i = 0; i < Tile::kPoll; ++i) {
-                    carries[i] = Operator::nothing();
-                    if (item + i < end) {
-                        complete &= TaggedCarry<Acc>::load(address(all.row(item + i), slot), carries[i], tag_);
-                    }
-                }
-                if (complete) break;
-                pause();
-            }
-            QUICK_SSM_UNROLL
-            for (int i = 0; i < Tile::kPoll; ++i) combined = Operator::combine(combined, carries[i]);
-        }
-        if (shared_out) {
-            shared_.parts[thread_index()] = combined;
-            QUICK_SSM_BARRIER("parts written");
-            if (part == 0) {
-                for (int other = 1; other < Tile::kParts; ++other) {
-                    combined = Operator::combine(combined, shared_.parts[other * Tile::kChannels + slot]);
-                }
-            }
-        }
-        return combined;
+    QUICK_SSM_DEVICE Run run(uint32_t level) const {
+        const uint32_t before = chunk_ >> plan_.shift[level];
+        Run run;
+        run.end = plan_.begin[level] + before;
+        run.next = run.end - (before & ((1u << (plan_.shift[level + 1] - plan_.shift[level])) - 1));
+        run.combined = Operator::nothing();
+        return run;
     }
 
     const LookBackPlan& plan_;
-    Shared& shared_;
     uint32_t tag_;
     uint32_t chunk_;
-    uint32_t columns_;
-    uint32_t column_;
     bool last_;
-    Packet* packets_;
+    uint64_t row_stride_;  // packets
+    Packet* packets_;      // of this thread's slot, in the first row
+    Run tiles_, groups_;
+    typename Tagged::Packets state_;
 };
 
 }  // namespace QUICK_SSM_NAMESPACE

@@ -6,7 +6,7 @@
 namespace QUICK_SSM_NAMESPACE {
 
 // A tensor that is read: element (i, t, d) lies at data + i * batch_stride + t * time_stride + d * channel_stride,
-// counted in elements. A stride of 0 repeats.
+// counted in elements, where t counts in the order in which time runs. A stride of 0 repeats.
 struct Operand {
     const void* data;         // null where the field using it says so
     int64_t batch_stride;
@@ -35,17 +35,13 @@ QUICK_SSM_BOTH Divisor divisor(uint32_t by) {
     return result;
 }
 
-constexpr int kMaxLevels = 3;
-
-// The tree of the look-back over chunks. Level l has one row per 2^shift[l] chunks; the rows of level `levels`
-// hold states, those below hold carries. A row is one packet (two for f64) per column and slot.
+// The tree of the look-back over chunks. Level l has one row per 2^shift[l] chunks: those of tiles and of groups of tiles
+// hold carries, the rows of groups of groups the states after them. A row is one packet (two for f64) per column and slot.
 struct LookBackPlan {
-    uint32_t levels;                 // 1..=kMaxLevels
-    uint32_t shift[kMaxLevels + 1];  // shift[0] = 0, rising
-    uint32_t begin[kMaxLevels + 1];  // first row of each level
-    uint32_t rows;                   // all rows; 0 where there is a single chunk
+    uint32_t shift[3];  // shift[0] = 0, rising
+    uint32_t begin[3];  // first row of each level
 };
-static_assert(sizeof(LookBackPlan) == 40, "mirrored in Rust");
+static_assert(sizeof(LookBackPlan) == 24, "mirrored in Rust");
 
 // One struct for both directions and forms. Tensors that are written are contiguous but for the rows of gradients; null
 // means not wanted. N is `batch`, or `sequences` where `offsets` is given. "Acc" is f64 for f64 kernels and f32 for all
@@ -92,7 +88,7 @@ struct Params {
     Divisor by_channel_tiles;
     LookBackPlan look_back;
 };
-static_assert(sizeof(Params) == 6 * 32 + 15 * 8 + 2 * 8 + 8 * 4 + 2 * 8 + 40, "mirrored in Rust, without padding");
+static_assert(sizeof(Params) == 6 * 32 + 15 * 8 + 2 * 8 + 8 * 4 + 2 * 8 + 24, "mirrored in Rust, without padding");
 
 // Lives at the start of the workspace. The last block of a launch to finish prepares it for the next launch.
 struct WorkspaceHeader {
@@ -109,25 +105,25 @@ static_assert(sizeof(WorkspaceHeader) == 128, "keeps packets in cache lines of t
 QUICK_SSM_BOTH LookBackPlan default_radix(uint32_t channel_tiles) {
     const bool wide = channel_tiles >= 8;
     LookBackPlan plan = {};
-    plan.levels = 2;
-    for (uint32_t level = 1; level <= plan.levels; ++level) plan.shift[level] = level * (wide ? 2 : 3);
+    for (uint32_t level = 1; level <= 2; ++level) plan.shift[level] = level * (wide ? 2 : 3);
     return plan;
 }
 
-// Fills in the rows of a plan whose levels and shifts are set.
-QUICK_SSM_BOTH void place_rows(LookBackPlan& plan, uint32_t chunks) {
-    plan.rows = 0;
-    for (uint32_t level = 0; level <= plan.levels; ++level) {
-        plan.begin[level] = plan.rows;
-        if (chunks > 1) plan.rows += chunks >> plan.shift[level];
+// Fills in the rows of a plan whose shifts are set; returns how many there are, none where there is a single chunk.
+QUICK_SSM_BOTH uint32_t place_rows(LookBackPlan& plan, uint32_t chunks) {
+    uint32_t rows = 0;
+    for (uint32_t level = 0; level <= 2; ++level) {
+        plan.begin[level] = rows;
+        if (chunks > 1) rows += chunks >> plan.shift[level];
     }
+    return rows;
 }
 
-// Bytes of workspace for a kernel whose tile has `tile_channels` channels.
-QUICK_SSM_BOTH uint64_t workspace_bytes(const LookBackPlan& plan, uint32_t batch, uint32_t channel_tiles,
-                                        uint32_t tile_channels, uint32_t acc_bytes) {
+// Bytes of workspace for so many rows, of a kernel whose tile has `tile_channels` channels.
+QUICK_SSM_BOTH uint64_t workspace_bytes(uint32_t rows, uint32_t batch, uint32_t channel_tiles, uint32_t tile_channels,
+                                        uint32_t acc_bytes) {
     return sizeof(WorkspaceHeader) +
-           static_cast<uint64_t>(plan.rows) * batch * channel_tiles * tile_channels * (4 * acc_bytes);
+           static_cast<uint64_t>(rows) * batch * channel_tiles * tile_channels * (4 * acc_bytes);
 }
 
 }  // namespace QUICK_SSM_NAMESPACE

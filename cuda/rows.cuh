@@ -20,7 +20,7 @@ public:
           direction_(params.reverse ? -1 : 1),
           row_(batch_ * params.length + (params.reverse ? params.length - 1 - first_ : first_)) {
         const int64_t left = params.length - first_;
-        steps_ = left <= 0 ? 0 : left < Tile::kSteps ? static_cast<int>(left) : Tile::kSteps;
+        steps_ = left <= 0 || !has(0) ? 0 : left < Tile::kSteps ? static_cast<int>(left) : Tile::kSteps;
     }
 
     QUICK_SSM_DEVICE static int lane() { return thread_index() % Tile::kLanes; }
@@ -40,11 +40,8 @@ public:
     QUICK_SSM_DEVICE bool has(int v) const { return channel(v) < channels_; }
 
     // Reads a tensor of any type, given by its operand, converted at once; zeros where there is none.
-    QUICK_SSM_DEVICE void load_any(const Params& params, const Operand& operand,
-                                   Acc (&values)[Tile::kSteps][kVector]) const {
-        const int64_t time = params.reverse ? params.length - 1 - first_ : first_;
-        const int64_t first = batch_ * operand.batch_stride + time * operand.time_stride;
-        const int64_t stride = direction_ * operand.time_stride;
+    QUICK_SSM_DEVICE void load_any(const Operand& operand, Acc (&values)[Tile::kSteps][kVector]) const {
+        const int64_t first = batch_ * operand.batch_stride + first_ * operand.time_stride;
         const int steps = operand.data ? steps_ : 0;
         QUICK_SSM_UNROLL
         for (int s = 0; s < Tile::kSteps; ++s) {
@@ -53,35 +50,53 @@ public:
                 values[s][v] = 0;
                 if (s < steps && has(v)) {
                     const int64_t offset = static_cast<int64_t>(channel(v)) * operand.channel_stride;
-                    values[s][v] = load_as<Acc>(operand.data, operand.dtype, first + s * stride + offset);
+                    values[s][v] = load_as<Acc>(operand.data, operand.dtype, first + s * operand.time_stride + offset);
                 }
             }
         }
     }
 
-    // Writes step `s` of a tensor whose rows lie `stride` elements apart.
+    // Writes the steps of the segment to a tensor; nowhere where it is null.
+    template <class Out>
+    struct Writer {
+        Out* row;         // the first one, from the first channel of the thread
+        int64_t stride;   // to the row of the next step
+        int steps;
+        int channels;     // of the thread that lie inside the tensor
+
+        QUICK_SSM_DEVICE void write(int s, const Acc (&values)[kVector]) const {
+            if (s < steps) store_row(row + s * stride, channels, values);
+        }
+    };
+    // For a tensor whose rows lie `stride` elements apart.
     template <class Out = T>
-    QUICK_SSM_DEVICE void store(void* tensor, int64_t stride, int s, const Acc (&values)[kVector]) const {
-        if (s < steps_) store_row(static_cast<Out*>(tensor) + (row_ + direction_ * s) * stride, values);
+    QUICK_SSM_DEVICE Writer<Out> writer(void* tensor, int64_t stride) const {
+        return {static_cast<Out*>(tensor) + row_ * stride + channel(0), direction_ * stride, tensor ? steps_ : 0,
+                channels_inside()};
     }
 
-    // As `store`, for a contiguous tensor of any type.
-    QUICK_SSM_DEVICE void store_any(void* tensor, uint32_t dtype, int s, const Acc (&values)[kVector]) const {
+    // Writes the segment of a contiguous tensor of any type.
+    QUICK_SSM_DEVICE void store_any(void* tensor, uint32_t dtype, const Acc (&values)[Tile::kSteps][kVector]) const {
         if (dtype == Element<T>::kType) {
-            store<T>(tensor, channels_, s, values);
+            store_segment<T>(tensor, values);
         } else if (dtype == Element<Acc>::kType) {
-            store<Acc>(tensor, channels_, s, values);
-        } else if (s < steps_) {
+            store_segment<Acc>(tensor, values);
+        } else {
             QUICK_SSM_UNROLL
-            for (int v = 0; v < kVector; ++v) {
-                if (has(v)) store_as(tensor, dtype, (row_ + direction_ * s) * channels_ + channel(v), values[v]);
+            for (int s = 0; s < Tile::kSteps; ++s) {
+                QUICK_SSM_UNROLL
+                for (int v = 0; v < kVector; ++v) {
+                    if (s < steps_ && has(v)) {
+                        store_as(tensor, dtype, (row_ + direction_ * s) * channels_ + channel(v), values[s][v]);
+                    }
+                }
             }
         }
     }
 
     // Rows of [N, D] states in the accumulation type.
     QUICK_SSM_DEVICE void store_state(void* states, int64_t row, const Acc (&values)[kVector]) const {
-        store_row(static_cast<Acc*>(states) + row * channels_, values);
+        store_row(static_cast<Acc*>(states) + row * channels_ + channel(0), channels_inside(), values);
     }
     QUICK_SSM_DEVICE Acc load_state(const void* states, int64_t row, uint32_t channel) const {
         if (!states || channel >= channels_) return 0;
@@ -95,15 +110,28 @@ public:
 
 private:
     template <class Out>
-    QUICK_SSM_DEVICE void store_row(Out* row, const Acc (&values)[kVector]) const {
+    QUICK_SSM_DEVICE void store_segment(void* tensor, const Acc (&values)[Tile::kSteps][kVector]) const {
+        const Writer<Out> rows = writer<Out>(tensor, channels_);
+        QUICK_SSM_UNROLL
+        for (int s = 0; s < Tile::kSteps; ++s) rows.write(s, values[s]);
+    }
+
+    // `row` points to the first channel of the thread, of which `channels` lie inside the tensor: where a kernel is
+    // vectorised, all or none.
+    template <class Out>
+    QUICK_SSM_DEVICE static void store_row(Out* row, int channels, const Acc (&values)[kVector]) {
         if constexpr (kVectorised) {
-            if (has(0)) store_words(row + channel(0), Pack<Out, kVector>::of(values).words);
+            if (channels > 0) store_words(row, Pack<Out, kVector>::of(values).words);
         } else {
             QUICK_SSM_UNROLL
             for (int v = 0; v < kVector; ++v) {
-                if (has(v)) store_value(row + channel(v), encode_value<Out>(values[v]));
+                if (v < channels) store_value(row + v, encode_value<Out>(values[v]));
             }
         }
+    }
+
+    QUICK_SSM_DEVICE int channels_inside() const {
+        return channel(0) >= channels_ ? 0 : static_cast<int>(channels_ - channel(0));
     }
 
     uint32_t channels_;
@@ -112,7 +140,7 @@ private:
     int64_t first_;
     int direction_;
     int64_t row_;  // of the first step
-    int steps_;    // of the segment that lie inside the tensor
+    int steps_;    // of the segment that lie inside the tensor; none where its channels do not
 };
 
 }  // namespace QUICK_SSM_NAMESPACE

@@ -29,39 +29,51 @@ public:
         current_ = loaded();
     }
 
-    // Loads a tile of one input into the stage that is not read, or the only one. All threads take part. Steps and channels beyond the
-    // tensor get `fill`, and so does all where the input is not needed.
-    QUICK_SSM_DEVICE void load(const Params& params, const Operand& operand, int input, bool needed, float fill,
-                               const Place& place) {
-        const int row = thread_index() / kPieces, column = thread_index() % kPieces * kPiece;
-        const uint32_t channel = place.channel + static_cast<uint32_t>(column);
+    // What a thread copies of a tile, of each input at the same place.
+    QUICK_SSM_DEVICE static bool loads() { return loader() >= 0; }
+    struct Turn {
+        int row, column;   // the first one, in the tile
+        int64_t time;      // of the row
+        uint32_t batch, channel;
+        int steps;         // of the tile that lie inside the tensors; none where the channels lie beyond
+        bool whole;        // all of them
+    };
+    QUICK_SSM_DEVICE static Turn turn(const Params& params, const Place& place) {
+        Turn turn;
+        turn.row = loader() / kPieces, turn.column = loader() % kPieces * kPiece;
+        turn.batch = place.batch, turn.channel = place.channel + static_cast<uint32_t>(turn.column);
         const int64_t time = static_cast<int64_t>(place.chunk) * Tile::kLength, left = params.length - time;
-        const bool inside = needed && operand.data && channel < params.channels;
-        const int steps = !inside ? 0 : left < Tile::kLength ? static_cast<int>(left) : Tile::kLength;
+        turn.time = time + turn.row;
+        turn.steps = turn.channel >= params.channels ? 0 : left < Tile::kLength ? static_cast<int>(left) : Tile::kLength;
+        turn.whole = turn.steps == Tile::kLength;
+        return turn;
+    }
 
-        const int64_t first = params.reverse ? params.length - 1 - time - row : time + row;
-        const int64_t stride = params.reverse ? -operand.time_stride : operand.time_stride;
-        const T* from = static_cast<const T*>(operand.data) + place.batch * operand.batch_stride +
-                        first * operand.time_stride +
-                        (kVectorised ? channel : static_cast<int64_t>(channel) * operand.channel_stride);
-        unsigned char* to = shared_.bytes[loaded()][input] + row * Tile::kRowBytes + column * kBytes;
-        if (steps == Tile::kLength) {
+    // Loads a tile of one input into the stage that is not read, or the only one. All threads take part. Steps and
+    // channels beyond the tensor get `fill`, and so does all where the input is not needed.
+    QUICK_SSM_DEVICE void load(const Operand& operand, int input, bool needed, float fill, const Turn& turn) {
+        const int64_t stride = kRows * operand.time_stride;
+        const T* from = static_cast<const T*>(operand.data) + turn.batch * operand.batch_stride +
+                        turn.time * operand.time_stride +
+                        (kVectorised ? turn.channel : static_cast<int64_t>(turn.channel) * operand.channel_stride);
+        unsigned char* to = shared_.bytes[loaded()][input] + turn.row * Tile::kRowBytes + turn.column * kBytes;
+        if (turn.whole && needed) {
             QUICK_SSM_UNROLL
             for (int i = 0; i < kTurns; ++i) {
-                if (Tile::kLength % kRows == 0 || i * kRows + row < Tile::kLength) {
+                if (Tile::kLength % kRows == 0 || i * kRows + turn.row < Tile::kLength) {
                     copy(to + i * kRows * Tile::kRowBytes, from);
                 }
-                from += kRows * stride;
+                from += stride;
             }
             return;
         }
-        for (int i = row; i < Tile::kLength; i += kRows) {
-            if (i < steps) {
+        for (int i = turn.row; i < Tile::kLength; i += kRows) {
+            if (needed && i < turn.steps) {
                 copy(to, from);
             } else {
                 for (int j = 0; j < kPiece; ++j) store_shared_value(to + j * kBytes, encode_value<T>(fill));
             }
-            from += kRows * stride;
+            from += stride;
             to += kRows * Tile::kRowBytes;
         }
     }
@@ -75,19 +87,19 @@ public:
         return pack;
     }
 
-    // Has a tile of one input fetched into the second-level cache. All threads take part.
-    QUICK_SSM_DEVICE static void prefetch(const Params& params, const Operand& operand, bool needed, const Place& place) {
-        if (!needed || !operand.data) return;
+    // Has a tile of one input fetched into the second-level cache. All loaders take part.
+    QUICK_SSM_DEVICE static void prefetch(const Params& params, const Operand& operand, const Place& place) {
+        const int row = loader() / kLines, column = loader() % kLines * (kLineBytes / kBytes);
+        const uint32_t channel = place.channel + static_cast<uint32_t>(column);
+        const int64_t time = static_cast<int64_t>(place.chunk) * Tile::kLength, left = params.length - time;
+        const int steps = channel >= params.channels ? 0 : left < Tile::kLength ? static_cast<int>(left) : Tile::kLength;
+        const int64_t stride = kLineRows * operand.time_stride;
+        const T* from = static_cast<const T*>(operand.data) + place.batch * operand.batch_stride +
+                        (time + row) * operand.time_stride + static_cast<int64_t>(channel) * operand.channel_stride;
         QUICK_SSM_UNROLL
         for (int i = 0; i < kLineTurns; ++i) {
-            const int item = i * Tile::kThreads + thread_index(), row = item / kLines;
-            const uint32_t channel = place.channel + static_cast<uint32_t>(item % kLines * (kLineBytes / kBytes));
-            const int64_t time = static_cast<int64_t>(place.chunk) * Tile::kLength + row;
-            if (row < Tile::kLength && time < params.length && channel < params.channels) {
-                prefetch_line(static_cast<const T*>(operand.data) + place.batch * operand.batch_stride +
-                              (params.reverse ? params.length - 1 - time : time) * operand.time_stride +
-                              static_cast<int64_t>(channel) * operand.channel_stride);
-            }
+            if (i * kLineRows + row < steps) prefetch_line(from);
+            from += stride;
         }
     }
 
@@ -95,13 +107,16 @@ private:
     static constexpr int kBytes = static_cast<int>(sizeof(T));
     static constexpr int kPiece = kVectorised ? Tile::kAccess : 1;           // elements that a thread copies at once
     static constexpr int kPieces = Tile::kChannels / kPiece;                 // of a row
-    static constexpr int kRows = Tile::kThreads / kPieces;                   // that all threads together copy at once
+    static constexpr int kRows = Tile::kLoaders / kPieces;                   // that all loaders together copy at once
     static constexpr int kTurns = (Tile::kLength + kRows - 1) / kRows;
-    static_assert(Tile::kThreads % kPieces == 0, "a thread stays in its column");
+    static_assert(Tile::kLoaders % kPieces == 0, "a thread stays in its column");
     static constexpr int kLineBytes = 128;
     static constexpr int kLines = (Tile::kRowBytes + kLineBytes - 1) / kLineBytes;
-    static constexpr int kLineTurns = (Tile::kLength * kLines + Tile::kThreads - 1) / Tile::kThreads;
+    static constexpr int kLineRows = Tile::kLoaders / kLines;  // that all loaders together fetch at once
+    static constexpr int kLineTurns = (Tile::kLength + kLineRows - 1) / kLineRows;
+    static_assert(Tile::kLoaders % kLines == 0, "a thread stays in its column");
 
+    QUICK_SSM_DEVICE static int loader() { return thread_index() - (Tile::kThreads - Tile::kLoaders); }
     QUICK_SSM_DEVICE int loaded() const { return Tile::kStages - 1 - current_; }
 
     QUICK_SSM_DEVICE static void copy(unsigned char* to, const T* from) {

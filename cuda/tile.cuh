@@ -21,7 +21,8 @@ struct TileShape {
     static constexpr int kThreads = kLanes * kSegments;
     static constexpr int kChannels = kLanes * kVector;
     static constexpr int kLength = kSteps * kSegments;
-    static constexpr int kParts = kThreads / kChannels;  // threads that share the look-back of one channel
+    // The last threads fetch inputs, where there are enough of them: not those that have a share in the look-back.
+    static constexpr int kLoaders = kThreads >= 4 * kChannels ? kThreads - 2 * kChannels : kThreads;
     static constexpr int kRowBytes = kChannels * static_cast<int>(sizeof(T));
     static constexpr int kAccessBytes = kRowBytes < 16 ? kRowBytes : 16;  // that a `_vector` kernel copies at once
     static constexpr int kAccess = kAccessBytes / static_cast<int>(sizeof(T));

@@ -85,7 +85,7 @@ fn the_order_of_threads_has_no_influence() -> Result<()> {
 }
 
 /// Every barrier of the kernels, by the name that it has there.
-const BARRIERS: [&CStr; 12] = [
+const BARRIERS: [&CStr; 10] = [
     c"ticket drawn",
     c"tile loaded",
     c"tile read",
@@ -94,8 +94,6 @@ const BARRIERS: [&CStr; 12] = [
     c"entering state written",
     c"entering gradient written",
     c"bias gradients written",
-    c"parts written",
-    c"parts read",
     c"boundary search",
     c"marks written",
 ];

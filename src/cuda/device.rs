@@ -13,8 +13,8 @@ use candle_core::{bail, CudaDevice, CudaStorage, DType, Error, Result, Shape, St
 
 use super::params::{Direction, Form, Kernel, Params};
 use super::passes::Machine;
-use super::tile::Width;
 use super::{module, workspace};
+use crate::problem::Problem;
 
 // SAFETY: `Params` is what the kernels take by value: plain numbers, in the layout of C and without padding.
 unsafe impl DeviceRepr for Params {}
@@ -57,8 +57,8 @@ impl Machine for Queue<'_> {
     where
         Self: 'a;
 
-    fn kernel(&self, form: Form, direction: Direction, dtype: DType, channels: usize) -> Result<Kernel> {
-        Kernel::new(form, direction, dtype, Width::of(channels))
+    fn kernel(&self, form: Form, direction: Direction, p: &Problem) -> Result<Kernel> {
+        Kernel::new(form, direction, p.dtype, p.batch, p.channels)
     }
 
     fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage> {

@@ -87,7 +87,8 @@ pub fn dtype_code(dtype: DType) -> Result<u32> {
     Ok(Code::of(dtype)? as u32)
 }
 
-/// A tensor that is read: element `(i, t, d)` lies at `data + i * batch_stride + t * time_stride + d * channel_stride`.
+/// A tensor that is read: element `(i, t, d)` lies at `data + i * batch_stride + t * time_stride + d * channel_stride`, where
+/// `t` counts in the order in which time runs.
 ///
 /// Strides count elements; one of 0 repeats.
 #[repr(C)]
@@ -121,6 +122,15 @@ impl Operand {
         };
         let (batch_stride, time_stride) = (stride(0)?, stride(1)?);
         Ok(Self { data, batch_stride, time_stride, channel_stride, dtype: dtype_code(dtype)? })
+    }
+
+    /// The operand of `len` steps for a scan in which time runs from its last one to its first.
+    pub fn reversed(self, len: usize, dtype: DType) -> Self {
+        if self.data == 0 {
+            return self;
+        }
+        let last = (len as i64 - 1) * self.time_stride * dtype.size_in_bytes() as i64;
+        Self { data: self.data.wrapping_add_signed(last), time_stride: -self.time_stride, ..self }
     }
 
     /// The operand `elements` further on, of the same strides.
@@ -159,16 +169,14 @@ impl Divisor {
     }
 }
 
-const MAX_LEVELS: usize = 3;
-
-/// The tree of carries over the chunks of time.
+/// The tree of carries over the chunks of time: tiles, groups of them, and groups of groups, after which states are published.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LookBackPlan {
-    pub levels: u32,
-    pub shift: [u32; MAX_LEVELS + 1],
-    pub begin: [u32; MAX_LEVELS + 1],
-    pub rows: u32,
+    /// A row for each `2^shift` chunks.
+    pub shift: [u32; 3],
+    /// The first row.
+    pub begin: [u32; 3],
 }
 
 impl LookBackPlan {
@@ -176,22 +184,23 @@ impl LookBackPlan {
     ///
     /// It decides in which order carries are combined, so it follows from the length and the channels alone.
     fn new(chunks: u32, channel_tiles: u32) -> Self {
-        match channel_tiles {
-            ..8 => Self::with_shifts(chunks, &[3, 6]),
-            _ => Self::with_shifts(chunks, &[2, 4]),
+        let shift = if channel_tiles < 8 { [0, 3, 6] } else { [0, 2, 4] };
+        let rows = shift.map(|shift| Self::rows_of(chunks, shift));
+        Self { shift, begin: [0, rows[0], rows[0] + rows[1]] }
+    }
+
+    /// Rows of a level; a single chunk has nothing to tell.
+    fn rows_of(chunks: u32, shift: u32) -> u32 {
+        if chunks > 1 {
+            chunks >> shift
+        } else {
+            0
         }
     }
 
-    /// The plan whose level `l` has a row per `2^shifts[l - 1]` chunks; at most three levels.
-    pub fn with_shifts(chunks: u32, shifts: &[u32]) -> Self {
-        let mut plan = Self::default();
-        for (level, &shift) in (0u32..).zip([0].iter().chain(shifts)).take(MAX_LEVELS + 1) {
-            plan.levels = level;
-            plan.shift[level as usize] = shift;
-            plan.begin[level as usize] = plan.rows;
-            plan.rows += if chunks > 1 { chunks >> shift } else { 0 };
-        }
-        plan
+    /// All rows.
+    fn rows(&self, chunks: u32) -> u32 {
+        self.begin[2] + Self::rows_of(chunks, self.shift[2])
     }
 }
 
@@ -258,8 +267,8 @@ pub struct Params {
 }
 
 const _: () = assert!(size_of::<Operand>() == 32);
-const _: () = assert!(size_of::<LookBackPlan>() == 40);
-const _: () = assert!(size_of::<Params>() == 416);
+const _: () = assert!(size_of::<LookBackPlan>() == 24);
+const _: () = assert!(size_of::<Params>() == 400);
 const _: () = assert!(std::mem::offset_of!(Params, length) == 312);
 const _: () = assert!(std::mem::offset_of!(Params, look_back) == 376);
 
@@ -286,8 +295,16 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// The kernels that read tensors of `dtype` and this width.
-    pub fn new(form: Form, direction: Direction, dtype: DType, width: Width) -> Result<Self> {
+    /// The kernels that read tensors of `dtype`, of so many sequences and channels.
+    pub fn new(form: Form, direction: Direction, dtype: DType, batch: usize, channels: usize) -> Result<Self> {
+        let code = Code::of(dtype)?;
+        let width = |direction| Width::of(form, direction, code, batch, channels);
+        let saved_len = Tile::of(form, Direction::Backward, code, width(Direction::Backward)).len();
+        Ok(Self { saved_len, ..Self::of_width(form, direction, dtype, width(direction))? })
+    }
+
+    /// Those for tensors of one width.
+    pub fn of_width(form: Form, direction: Direction, dtype: DType, width: Width) -> Result<Self> {
         let dtype = Code::of(dtype)?;
         let saved_len = Tile::of(form, Direction::Backward, dtype, width).len();
         Ok(Self { form, direction, dtype, width, tile: Tile::of(form, direction, dtype, width), saved_len })
@@ -314,12 +331,13 @@ impl Kernel {
     /// Bytes of shared memory that a block needs: one or two tiles of every input, and what segments and tiles tell one another.
     pub fn shared_bytes(self, params: &Params) -> u32 {
         let Tile { segments, stages, .. } = self.tile;
-        let (len, channels, threads) = (self.tile.len(), self.tile.channels(), self.tile.threads());
+        let (len, channels) = (self.tile.len(), self.tile.channels());
         let acc = self.dtype.acc_bytes() as u32;
         let backward = u32::from(self.direction == Direction::Backward);
         let inputs = self.form.inputs() + backward;
         let stages = stages * inputs * len * channels * self.dtype.bytes() as u32;
-        let carries = 2 * acc * ((1 + backward) * segments * channels + threads) + acc * channels;
+        // of every segment, and what enters the tile; on the way back there are two of both
+        let carries = (1 + backward) * acc * channels * (2 * segments + 1);
         // ticket and tag; the first and last step of each packed sequence
         let marks = 8 * if params.offsets == 0 { 1 } else { len };
         (stages.next_multiple_of(16) + carries + 8 + marks).next_multiple_of(16)
@@ -365,7 +383,7 @@ impl Kernel {
     /// Bytes of the workspace of a launch: two words with a tag each per column of a row, and twice that for f64.
     pub fn workspace_bytes(self, params: &Params) -> u64 {
         let columns = u64::from(params.batch) * u64::from(params.channel_tiles) * u64::from(self.tile().channels());
-        WORKSPACE_HEADER + u64::from(params.look_back.rows) * columns * 4 * self.dtype.acc_bytes()
+        WORKSPACE_HEADER + u64::from(params.look_back.rows(params.chunks)) * columns * 4 * self.dtype.acc_bytes()
     }
 
     /// What the names of their entry points begin with.

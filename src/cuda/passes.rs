@@ -15,8 +15,8 @@ pub(crate) trait Machine {
     where
         Self: 'a;
 
-    /// The kernels for tensors of `dtype` and so many channels.
-    fn kernel(&self, form: Form, direction: Direction, dtype: DType, channels: usize) -> Result<Kernel>;
+    /// The kernels for the tensors of a problem.
+    fn kernel(&self, form: Form, direction: Direction, p: &Problem) -> Result<Kernel>;
 
     /// Memory for `elements` elements, which are anything yet.
     fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage>;
@@ -75,7 +75,7 @@ pub(crate) fn forward<M: Machine>(
         let last = last.map(|h| h.storage_and_layout().0.try_clone(h.layout())).transpose()?;
         return Ok(Forward { y: results(y, 0, p.out)?, last, saved: None });
     }
-    let kernel = machine.kernel(terms.form(), Direction::Forward, p.dtype, p.channels)?;
+    let kernel = machine.kernel(terms.form(), Direction::Forward, p)?;
     let mut params = kernel.params(dims)?;
     let saved_dims = (p.batch, kernel.saved_rows(p.len), p.channels);
     let mut y = results(y, dims.iter().product(), p.out)?;
@@ -194,7 +194,7 @@ struct BackwardLaunch<'a, M: Machine> {
 impl<'a, M: Machine> BackwardLaunch<'a, M> {
     /// Checks the number of elements, which has its limit.
     fn new(machine: &'a M, p: &'a Problem, terms: Terms<'a>, dh0: bool) -> Result<Self> {
-        let kernel = machine.kernel(terms.form(), Direction::Backward, p.dtype, p.channels)?;
+        let kernel = machine.kernel(terms.form(), Direction::Backward, p)?;
         let params = kernel.params(p.dims().into())?;
         let dh0 = dh0.then(|| machine.allocate(states(p), p.acc)).transpose()?;
         Ok(Self { machine, p, terms, kernel, params, dh0 })
@@ -217,7 +217,7 @@ impl<'a, M: Machine> BackwardLaunch<'a, M> {
         let arguments = Arguments::new(terms, offsets.as_ref());
         let mut access = Access::new(machine);
         arguments.fill(&mut params, p, &mut access)?;
-        params.grad_y = access.operand(grad_y.as_ref(), p.dims().into(), p.out)?;
+        params.grad_y = access.operand(grad_y.as_ref(), p, p.channels, p.out)?;
         params.grad_last_state = access.contiguous(grad_last.as_ref(), states(p), p.acc)?;
         let saved_states = p.batch * kernel.saved_rows(p.len) * p.channels;
         params.saved_states = access.contiguous(saved.as_ref(), saved_states, p.acc)?;
@@ -300,16 +300,15 @@ impl<'a> Arguments<'a> {
     }
 
     fn fill<'s, M: Machine>(&'s self, params: &mut Params, p: &Problem, access: &mut Access<'s, M>) -> Result<()> {
-        let dims: [usize; 3] = p.dims().into();
         match &self.tensors {
             Tensors::Plain { x, a, b, c } => {
-                params.x = access.operand(Some(x), dims, p.dtype)?;
-                params.a = access.operand(Some(a), dims, p.dtype)?;
-                params.b = access.operand(Some(b), dims, p.dtype)?;
-                params.c = access.operand(c.as_ref(), dims, p.dtype)?;
+                params.x = access.operand(Some(x), p, p.channels, p.dtype)?;
+                params.a = access.operand(Some(a), p, p.channels, p.dtype)?;
+                params.b = access.operand(Some(b), p, p.channels, p.dtype)?;
+                params.c = access.operand(c.as_ref(), p, p.channels, p.dtype)?;
             }
             Tensors::Gated { p: parts, a_bias } => {
-                let first = access.operand(Some(parts), [dims[0], dims[1], PARTS * dims[2]], p.dtype)?;
+                let first = access.operand(Some(parts), p, PARTS * p.channels, p.dtype)?;
                 let part = |n: usize| first.offset((n * p.channels) as u64, p.dtype);
                 [params.a, params.b, params.x, params.c, params.cb] = std::array::from_fn(part);
                 params.a_bias = access.contiguous(a_bias.as_ref(), p.channels, p.acc)?;
@@ -350,8 +349,9 @@ impl<'a, M: Machine> Access<'a, M> {
         Ok(address + (t.1.start_offset() * dtype.size_in_bytes()) as u64)
     }
 
-    /// A `[B, L, D]` tensor that is read; null for none.
-    fn operand(&mut self, t: Option<&'a Held>, dims: [usize; 3], dtype: DType) -> Result<Operand> {
+    /// A tensor of so many channels that is read; null for none.
+    fn operand(&mut self, t: Option<&'a Held>, p: &Problem, channels: usize, dtype: DType) -> Result<Operand> {
+        let dims = [p.batch, p.len, channels];
         let Some(t) = t else { return Operand::new(0, dims, [0; 3], dtype) };
         let &[batch, time, channel] = t.1.stride() else {
             bail!("scan: expected three dimensions, got {:?}", t.1.dims())
@@ -359,7 +359,8 @@ impl<'a, M: Machine> Access<'a, M> {
         if t.1.dims() != dims {
             bail!("scan: expected shape {dims:?}, got {:?}", t.1.dims())
         }
-        Operand::new(self.first(t, dtype)?, dims, [batch, time, channel], dtype)
+        let operand = Operand::new(self.first(t, dtype)?, dims, [batch, time, channel], dtype)?;
+        Ok(if p.reverse { operand.reversed(p.len, dtype) } else { operand })
     }
 
     /// Contiguous states or offsets that are read; null for none.

@@ -52,7 +52,7 @@ extern "C" {
         batch: u32,
         tile_channels: u32,
         acc_bytes: u32,
-        plan: *mut [u32; 10],
+        plan: *mut [u32; 6],
     ) -> u64;
     fn quick_ssm_simt_self_test(schedules: u32) -> c_int;
 }
@@ -77,15 +77,9 @@ pub(super) fn describe(tiles: u32, name: &str) -> Result<Option<Description>> {
 
 /// The look-back plan that the kernels' own source makes, and its workspace.
 #[cfg(test)]
-pub(super) fn plan(
-    chunks: u32,
-    channel_tiles: u32,
-    batch: u32,
-    tile_channels: u32,
-    acc_bytes: u32,
-) -> ([u32; 10], u64) {
-    let mut plan = [0; 10];
-    // SAFETY: ten words are written.
+pub(super) fn plan(chunks: u32, channel_tiles: u32, batch: u32, tile_channels: u32, acc_bytes: u32) -> ([u32; 6], u64) {
+    let mut plan = [0; 6];
+    // SAFETY: six words are written.
     let bytes = unsafe { quick_ssm_simt_plan(chunks, channel_tiles, batch, tile_channels, acc_bytes, &mut plan) };
     (plan, bytes)
 }

@@ -17,6 +17,7 @@ use half::{bf16, f16};
 use crate::cuda::params::{Direction, Form, Kernel, Params};
 use crate::cuda::passes::Machine;
 use crate::cuda::tile::Width;
+use crate::problem::Problem;
 
 /// Which compilation of the kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,13 +29,15 @@ pub enum Tiles {
 }
 
 impl Tiles {
-    /// The kernels that tensors of so many channels get.
-    fn width(self, channels: usize) -> Width {
-        match self {
-            Self::Real => Width::of(channels),
-            Self::Tiny if channels <= 6 => Width::Narrow,
-            Self::Tiny => Width::Wide,
+    /// The kernels for tensors of so many sequences and channels.
+    fn kernel(self, form: Form, direction: Direction, dtype: DType, batch: usize, channels: usize) -> Result<Kernel> {
+        if self == Self::Real {
+            return Kernel::new(form, direction, dtype, batch, channels);
         }
+        let width = if channels <= 6 { Width::Narrow } else { Width::Wide };
+        let kernel = Kernel::of_width(form, direction, dtype, width)?;
+        let backward = describe(self, form, Direction::Backward, dtype, width)?;
+        Ok(kernel.with_tile(describe(self, form, direction, dtype, width)?.tile(), backward.length))
     }
 }
 
@@ -115,7 +118,7 @@ pub fn self_test(schedules: u32) -> bool {
 
 /// What the emulation knows of a kernel.
 fn describe(tiles: Tiles, form: Form, direction: Direction, dtype: DType, width: Width) -> Result<ffi::Description> {
-    let name = format!("{}_vector", Kernel::new(form, direction, dtype, width)?.entries());
+    let name = format!("{}_vector", Kernel::of_width(form, direction, dtype, width)?.entries());
     match ffi::describe(tiles as u32, &name)? {
         Some(description) => Ok(description),
         None => bail!("scan: the emulation has no kernel {name}"),
@@ -125,14 +128,8 @@ fn describe(tiles: Tiles, form: Form, direction: Direction, dtype: DType, width:
 impl Machine for Emulation {
     type Guard<'a> = ();
 
-    fn kernel(&self, form: Form, direction: Direction, dtype: DType, channels: usize) -> Result<Kernel> {
-        let width = self.tiles.width(channels);
-        let kernel = Kernel::new(form, direction, dtype, width)?;
-        if self.tiles == Tiles::Real {
-            return Ok(kernel);
-        }
-        let backward = describe(self.tiles, form, Direction::Backward, dtype, width)?;
-        Ok(kernel.with_tile(describe(self.tiles, form, direction, dtype, width)?.tile(), backward.length))
+    fn kernel(&self, form: Form, direction: Direction, p: &Problem) -> Result<Kernel> {
+        self.tiles.kernel(form, direction, p.dtype, p.batch, p.channels)
     }
 
     fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage> {

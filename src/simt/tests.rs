@@ -6,6 +6,8 @@ const FORMS: [Form; 2] = [Form::Plain, Form::Gated];
 
 /// Numbers of channels of a narrow and a wide tensor, whichever the tiles.
 const CHANNELS: [usize; 2] = [1, 1 << 10];
+/// Enough sequences for kernels that count them.
+const BATCH: usize = 8;
 
 /// Every form, direction, dtype and width.
 fn kinds() -> impl Iterator<Item = (Form, Direction, DType, usize)> {
@@ -19,14 +21,14 @@ fn kinds() -> impl Iterator<Item = (Form, Direction, DType, usize)> {
 #[test]
 fn tiles_are_those_of_the_kernels() -> Result<()> {
     for (form, direction, dtype, channels) in kinds() {
-        let width = Width::of(channels);
-        let kernel = Kernel::new(form, direction, dtype, width)?;
+        let width = if channels == 1 { Width::Narrow } else { Width::Wide };
+        let kernel = Kernel::of_width(form, direction, dtype, width)?;
         for entry in ["vector", "element", "vector_packed", "element_packed"] {
             let name = format!("{}_{entry}", kernel.entries());
             for tiles in [Tiles::Real, Tiles::Tiny] {
                 let found = ffi::describe(tiles as u32, &name)?.expect("a kernel");
                 assert_eq!(found.params_bytes as usize, size_of::<Params>());
-                let kernel = Emulation::new(tiles).kernel(form, direction, dtype, channels)?;
+                let kernel = tiles.kernel(form, direction, dtype, BATCH, channels)?;
                 let tile = kernel.tile();
                 assert_eq!(found.tile(), tile, "{name} {tiles:?}");
                 assert_eq!(
@@ -49,14 +51,13 @@ fn tiles_are_those_of_the_kernels() -> Result<()> {
 fn saved_states_lie_where_the_backward_pass_looks_for_them() -> Result<()> {
     for tiles in [Tiles::Real, Tiles::Tiny] {
         for (form, _, dtype, channels) in kinds() {
-            let [forward, backward] =
-                DIRECTIONS.map(|direction| Emulation::new(tiles).kernel(form, direction, dtype, channels));
+            let [forward, backward] = DIRECTIONS.map(|direction| tiles.kernel(form, direction, dtype, BATCH, channels));
             let (forward, backward) = (forward?, backward?);
             for len in [1usize, 31, 32, 33, 1000] {
                 let rows = len.div_ceil(backward.tile().len() as usize);
                 assert_eq!((forward.saved_rows(len), backward.saved_rows(len)), (rows, rows));
                 for kernel in [forward, backward] {
-                    assert_eq!(1 << kernel.params([1, len, channels])?.saved_shift, backward.tile().len());
+                    assert_eq!(1 << kernel.params([BATCH, len, channels])?.saved_shift, backward.tile().len());
                 }
             }
         }
@@ -68,7 +69,7 @@ fn saved_states_lie_where_the_backward_pass_looks_for_them() -> Result<()> {
 fn plans_and_workspaces_are_those_of_the_kernels() -> Result<()> {
     for (form, direction, dtype, channels) in kinds() {
         for tiles in [Tiles::Real, Tiles::Tiny] {
-            let kernel = Emulation::new(tiles).kernel(form, direction, dtype, channels)?;
+            let kernel = tiles.kernel(form, direction, dtype, BATCH, channels)?;
             let tile = kernel.tile();
             let acc_bytes = if dtype == DType::F64 { 8 } else { 4 };
             for chunks in [1, 2, 7, 8, 15, 16, 17, 63, 64, 255, 256, 4_000, 1 << 20] {
@@ -77,7 +78,7 @@ fn plans_and_workspaces_are_those_of_the_kernels() -> Result<()> {
                         let len = (chunks * tile.len()) as usize;
                         let params = kernel.params([batch, len, (channel_tiles * tile.channels()) as usize])?;
                         let plan = params.look_back;
-                        let words = [&[plan.levels][..], &plan.shift, &plan.begin, &[plan.rows]].concat();
+                        let words = [plan.shift, plan.begin].concat();
                         let (want, bytes) = ffi::plan(chunks, channel_tiles, batch as u32, tile.channels(), acc_bytes);
                         assert_eq!(words, want, "{chunks} chunks, {channel_tiles} tiles of channels");
                         assert_eq!(kernel.workspace_bytes(&params), bytes);

@@ -27,8 +27,8 @@ struct Schedule {
     const char* skipped_barrier = nullptr;
 };
 
-struct Tree {  // of the look-back; levels 0: the default
-    uint32_t levels = 0, shift[3] = {0, 0, 0};
+struct Tree {  // of the look-back: the shifts of groups and of groups of groups; 0: the default
+    uint32_t groups = 0, states = 0;
 };
 
 // What is asked of the kernels beyond the problem itself.

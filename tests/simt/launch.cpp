@@ -49,9 +49,9 @@ extern "C" int quick_ssm_simt_launch(uint32_t variant, const char* name, const v
 }
 
 extern "C" uint64_t quick_ssm_simt_plan(uint32_t chunks, uint32_t channel_tiles, uint32_t batch,
-                                        uint32_t tile_channels, uint32_t acc_bytes, uint32_t plan[10]) {
+                                        uint32_t tile_channels, uint32_t acc_bytes, uint32_t plan[6]) {
     quick_ssm::LookBackPlan computed = quick_ssm::default_radix(channel_tiles);
-    quick_ssm::place_rows(computed, chunks);
+    const uint32_t rows = quick_ssm::place_rows(computed, chunks);
     memcpy(plan, &computed, sizeof computed);
-    return quick_ssm::workspace_bytes(computed, batch, channel_tiles, tile_channels, acc_bytes);
+    return quick_ssm::workspace_bytes(rows, batch, channel_tiles, tile_channels, acc_bytes);
 }

@@ -38,7 +38,7 @@ int quick_ssm_simt_launch(uint32_t variant, const char* kernel, const void* para
 /* The default look-back tree, as ten 32-bit words in the order of the parameter struct, and the bytes of workspace
  * it takes: what a launch must compute by itself. */
 uint64_t quick_ssm_simt_plan(uint32_t chunks, uint32_t channel_tiles, uint32_t batch, uint32_t tile_channels,
-                             uint32_t acc_bytes, uint32_t plan[10]);
+                             uint32_t acc_bytes, uint32_t plan[6]);
 
 /* Runs the kernels against double precision, each problem under so many interleavings, and prints what it finds.
  * Returns 0 where all is well. */

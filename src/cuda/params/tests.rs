@@ -5,12 +5,12 @@ const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Backward];
 
 /// Those of the plain scan, for wide tensors.
 fn plain(direction: Direction, dtype: DType) -> Kernel {
-    Kernel::new(Form::Plain, direction, dtype, Width::Wide).unwrap()
+    Kernel::of_width(Form::Plain, direction, dtype, Width::Wide).unwrap()
 }
 
 #[test]
 fn integers_have_no_kernel() {
-    let error = Kernel::new(Form::Plain, Direction::Forward, DType::U8, Width::Wide).unwrap_err().to_string();
+    let error = Kernel::new(Form::Plain, Direction::Forward, DType::U8, 1, 1).unwrap_err().to_string();
     assert!(error.contains("expected dtype f16, bf16, f32 or f64, got U8"), "{error}");
 }
 
@@ -23,7 +23,7 @@ fn sizes_follow_from_the_shape() {
         assert_eq!((params.batch, params.length, params.channels), (3, 2 * len as i64 + 1, channels as u32 + 1));
         assert_eq!((params.chunks, params.channel_tiles, params.tiles()), (3, 2, 18));
         // a row per chunk, none per group of them
-        assert_eq!(params.look_back.rows, 3);
+        assert_eq!(params.look_back.rows(params.chunks), 3);
         let packet = if dtype == DType::F64 { 32 } else { 16 };
         assert_eq!(kernel.workspace_bytes(&params), 128 + 3 * (3 * 2 * channels as u64) * packet);
         let saved_len = plain(Direction::Backward, dtype).tile().len();
@@ -41,14 +41,11 @@ fn a_single_chunk_needs_no_packets() {
 #[test]
 fn the_tree_of_carries() {
     let wide = LookBackPlan::new(1000, 8);
-    assert_eq!((wide.levels, wide.shift, wide.begin), (2, [0, 2, 4, 0], [0, 1000, 1250, 0]));
-    assert_eq!(wide.rows, 1000 + 250 + 62);
+    assert_eq!((wide.shift, wide.begin, wide.rows(1000)), ([0, 2, 4], [0, 1000, 1250], 1000 + 250 + 62));
     let narrow = LookBackPlan::new(1000, 7);
-    assert_eq!((narrow.shift, narrow.rows), ([0, 3, 6, 0], 1000 + 125 + 15));
+    assert_eq!((narrow.shift, narrow.rows(1000)), ([0, 3, 6], 1000 + 125 + 15));
     let single = LookBackPlan::new(1, 1);
-    assert_eq!((single.begin, single.rows), ([0; 4], 0));
-    let three = LookBackPlan::with_shifts(64, &[1, 2, 3]);
-    assert_eq!((three.levels, three.begin, three.rows), (3, [0, 64, 96, 112], 120));
+    assert_eq!((single.begin, single.rows(1)), ([0; 3], 0));
 }
 
 /// As a kernel divides.
@@ -105,9 +102,9 @@ fn entry_points() {
             assert_eq!(kernel.entry(&params), format!("quick_ssm_{}_element_packed", kernel.name()));
         }
     }
-    let gated = Kernel::new(Form::Gated, Direction::Forward, DType::BF16, Width::Wide).unwrap();
+    let gated = Kernel::of_width(Form::Gated, Direction::Forward, DType::BF16, Width::Wide).unwrap();
     assert_eq!(gated.entry(&aligned(gated, DType::BF16)), "quick_ssm_gated_forward_bf16_vector");
-    let narrow = Kernel::new(Form::Plain, Direction::Forward, DType::F32, Width::of(64)).unwrap();
+    let narrow = Kernel::new(Form::Plain, Direction::Forward, DType::F32, 4, 64).unwrap();
     assert_eq!(narrow.entry(&aligned(narrow, DType::F32)), "quick_ssm_forward_f32_narrow_vector");
 }
 
@@ -133,6 +130,14 @@ fn vectors_need_alignment() {
     // a gradient of another dtype is not read by vectors
     assert!(!vectorised(|p| p.grad_y = Operand { data: 0x8002, dtype: 2, ..p.x }));
     assert!(vectorised(|p| p.grad_y = Operand { data: 0x8004, dtype: 0, ..p.x }));
+}
+
+#[test]
+fn operands_lie_in_the_order_of_time() {
+    let operand = Operand::new(0x1000, [2, 5, 4], [20, 4, 1], DType::BF16).unwrap();
+    let reversed = operand.reversed(5, DType::BF16);
+    assert_eq!(reversed, Operand { data: 0x1000 + 4 * 4 * 2, time_stride: -4, ..operand });
+    assert_eq!(Operand::default().reversed(5, DType::BF16), Operand::default());
 }
 
 #[test]
