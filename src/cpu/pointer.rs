@@ -123,15 +123,11 @@ impl<P: Raw> Pointer<P> {
     }
 
     /// The same, which does not reach further than `count` elements.
-    #[cfg(any(debug_assertions, test))]
+    #[cfg(debug_assertions)]
     #[inline(always)]
     pub fn limit(self, count: usize) -> Self {
         let first = self.reach(count);
-        Self {
-            raw: first,
-            #[cfg(debug_assertions)]
-            bounds: (first.address(), first.address().wrapping_add(count)),
-        }
+        Self { raw: first, bounds: (first.address(), first.address().wrapping_add(count)) }
     }
 
     /// The pointer itself, from which on `count` elements will be accessed.
