@@ -72,14 +72,9 @@ fn main() -> anyhow::Result<()> {
     ensure!(args.steps > 0 && args.seq_len > 0 && args.batch_size > 0, "--steps, --seq-len, --batch-size: at least 1");
     let device = common::device(args.cpu)?;
     let mut rng = StdRng::seed_from_u64(args.seed);
-    let cfg = ModelConfig {
-        symbols: LETTERS as usize + 1,
-        outputs: LETTERS as usize,
-        layers: args.layers,
-        hidden: args.hidden,
-        state_size_mult: args.state_size_mult,
-        mlp_mult: None,
-    };
+    let Args { layers, hidden, state_size_mult, .. } = args;
+    let outputs = LETTERS as usize;
+    let cfg = ModelConfig { symbols: outputs + 1, outputs, layers, hidden, state_size_mult, mlp_mult: None };
     let options = Options { rate: args.lr, weight_decay: 0., steps: args.steps, slowest: train::LASTING };
     let (model, mut trainer) = train::start(&cfg, options, &mut rng, &device)?;
 

@@ -90,14 +90,8 @@ fn main() -> anyhow::Result<()> {
     ensure!(args.steps > 0 && args.batch_size > 0, "--steps, --batch-size: expected at least 1");
     let device = common::device(args.cpu)?;
     let mut rng = StdRng::seed_from_u64(args.seed);
-    let cfg = ModelConfig {
-        symbols: SYMBOLS,
-        outputs: SYMBOLS,
-        layers: args.layers,
-        hidden: args.hidden,
-        state_size_mult: args.state_size_mult,
-        mlp_mult: None,
-    };
+    let Args { layers, hidden, state_size_mult, .. } = args;
+    let cfg = ModelConfig { symbols: SYMBOLS, outputs: SYMBOLS, layers, hidden, state_size_mult, mlp_mult: None };
     let options = Options { rate: args.lr, weight_decay: 0., steps: args.steps, slowest: SLOWEST };
     let (model, mut trainer) = train::start(&cfg, options, &mut rng, &device)?;
 

@@ -93,7 +93,8 @@ pub(crate) fn zeros(dims: &[usize], dtype: DType, device: &Device) -> Result<Ten
     Tensor::zeros(dims, dtype, device)
 }
 
-fn check_memory(elements: usize, dtype: DType, device: &Device) -> Result<()> {
+/// Checks that there is memory for so many elements, where that can be told beforehand.
+pub(crate) fn check_memory(elements: usize, dtype: DType, device: &Device) -> Result<()> {
     match device {
         Device::Cpu => cpu::memory::<u8>(elements * dtype.size_in_bytes()).map(drop),
         _ => Ok(()),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{bail, DType, Device, Result, Tensor};
 
+use crate::backend::check_memory;
 use crate::gated::PARTS;
 
 /// The dtype that carries the state: f64 for f64, f32 for everything else.
@@ -129,6 +130,10 @@ impl LayerInput<'_> {
         }
         check_float(name, xs.dtype())?;
         check_addressable(name, xs.dims())?;
+        if !xs.is_contiguous() {
+            // a broadcast tensor can have more elements than there is room for in a copy
+            check_memory(xs.elem_count(), xs.dtype(), xs.device())?;
+        }
         check_device(name, xs, "the layer", self.param)
     }
 }

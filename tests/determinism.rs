@@ -3,7 +3,10 @@
 mod common;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use common::{assert_same_bits, devices, in_reach, random, random_inputs, DTYPES};
+use common::{
+    assert_all_same_bits, assert_same_bits, assert_same_with_any_threads, devices, dtypes, in_reach, random,
+    random_inputs,
+};
 use quick_ssm::Scan;
 
 /// `L, D`: every way in which a kernel can cut a sequence; from a million elements on, it may cut time.
@@ -32,10 +35,10 @@ fn everything(scan: &Scan, inputs: &[Tensor; 4], h0: &Tensor) -> Result<Vec<Tens
     Ok(all)
 }
 
+const NAMES: [&str; 7] = ["y", "last", "dx", "da", "db", "dc", "dh0"];
+
 fn assert_same(what: &str, got: &[Tensor], want: &[Tensor]) -> Result<()> {
-    assert_eq!(got.len(), want.len());
-    let names = ["y", "last", "dx", "da", "db", "dc", "dh0"];
-    names.iter().zip(got.iter().zip(want)).try_for_each(|(n, (g, w))| assert_same_bits(&format!("{what}: {n}"), g, w))
+    assert_all_same_bits(what, &NAMES, got, want)
 }
 
 fn problem(
@@ -46,15 +49,6 @@ fn problem(
 ) -> Result<([Tensor; 4], Tensor)> {
     let inputs = random_inputs(3, (batch, len, channels), dtype, device)?;
     Ok((inputs, random(9, &[batch, channels], -1., 1., dtype, device)?))
-}
-
-/// The dtypes that a sequence is tried in: all of them for short ones.
-fn dtypes((len, channels): (usize, usize)) -> &'static [DType] {
-    if len * channels < 40_000 {
-        &DTYPES
-    } else {
-        &DTYPES[..1]
-    }
 }
 
 #[test]
@@ -84,14 +78,8 @@ fn with_any_number_of_threads() -> Result<()> {
             for reverse in [false, true] {
                 let (inputs, h0) = problem(2, sequence, dtype, &Device::Cpu)?;
                 let scan = Scan::new().reverse(reverse);
-                let run = |threads: usize| -> Result<Vec<Tensor>> {
-                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-                    pool.install(|| everything(&scan, &inputs, &h0))
-                };
-                let one = run(1)?;
-                for threads in [2, 3, 8] {
-                    assert_same(&format!("{threads} threads, {sequence:?} {dtype:?}"), &run(threads)?, &one)?;
-                }
+                let what = format!("{sequence:?} {dtype:?}");
+                assert_same_with_any_threads(&what, &NAMES, || everything(&scan, &inputs, &h0))?;
             }
         }
     }

@@ -5,7 +5,10 @@ mod common;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::ops::{sigmoid, silu};
-use common::{assert_same_bits, devices, fails, in_reach, random, values, DTYPES};
+use common::{
+    assert_all_same_bits, assert_same_bits, assert_same_with_any_threads, devices, dtypes, fails, in_reach, random,
+    values,
+};
 use quick_ssm::Scan;
 
 /// `L, S`: every way in which a kernel can cut a sequence.
@@ -35,18 +38,11 @@ fn everything(scan: &Scan, arguments: &[Tensor; 3]) -> Result<Vec<Tensor>> {
     Ok(all)
 }
 
-fn assert_same(what: &str, got: &[Tensor], want: &[Tensor]) -> Result<()> {
-    assert_eq!(got.len(), want.len());
-    let names = ["y", "last", "dp", "da_bias", "dh0"];
-    names.iter().zip(got.iter().zip(want)).try_for_each(|(n, (g, w))| assert_same_bits(&format!("{what}: {n}"), g, w))
-}
+const NAMES: [&str; 5] = ["y", "last", "dp", "da_bias", "dh0"];
 
-fn dtypes((len, channels): (usize, usize)) -> &'static [DType] {
-    if len * channels < 40_000 {
-        &DTYPES
-    } else {
-        &DTYPES[..1]
-    }
+/// Of all of these, or of the first ones.
+fn assert_same(what: &str, got: &[Tensor], want: &[Tensor]) -> Result<()> {
+    assert_all_same_bits(what, &NAMES[..want.len()], got, want)
 }
 
 #[test]
@@ -71,14 +67,8 @@ fn the_same_bits_with_any_number_of_threads() -> Result<()> {
     for sequence in SEQUENCES {
         for &dtype in dtypes(sequence) {
             let arguments = arguments(3, sequence, dtype, &Device::Cpu)?;
-            let run = |threads: usize| -> Result<Vec<Tensor>> {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-                pool.install(|| everything(&Scan::new(), &arguments))
-            };
-            let one = run(1)?;
-            for threads in [2, 3, 8] {
-                assert_same(&format!("{sequence:?} {dtype:?} with {threads} threads"), &run(threads)?, &one)?;
-            }
+            let what = format!("{sequence:?} {dtype:?}");
+            assert_same_with_any_threads(&what, &NAMES, || everything(&Scan::new(), &arguments))?;
         }
     }
     Ok(())

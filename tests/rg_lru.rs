@@ -384,3 +384,16 @@ fn arguments_that_do_not_fit_are_errors() -> Result<()> {
     assert_error(state.index_select(&Tensor::new(&[0f32], &CPU)?), &["batch", "F32"]);
     Ok(())
 }
+
+#[test]
+fn sizes_that_cannot_be_are_errors() -> Result<()> {
+    let (layer, _) = layer(&CPU, DType::F32, 1)?;
+    assert_error(layer.zero_state(usize::MAX), &["batch_dim", "addressed"]);
+    assert_error(layer.zero_state(1 << 50), &["memory"]);
+    let (width, one) = (SIZES.0, Tensor::ones((1, 1, SIZES.0), DType::F32, &CPU)?);
+    assert_error(layer.forward(&one.broadcast_as((usize::MAX, 1, width))?), &["xs", "addressed"]);
+    assert_error(layer.forward(&one.broadcast_as((1 << 50, 1, width))?), &["memory"]);
+    assert_error(layer.forward(&one.broadcast_as((1, 1 << 50, width))?), &["memory"]);
+    assert_error(layer.seq(&one.broadcast_as((1, usize::MAX, width))?), &["input", "addressed"]);
+    Ok(())
+}

@@ -4,7 +4,7 @@ mod common;
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::{Module, VarBuilder, VarMap, RNN};
-use common::{assert_same_bits, random, random_inputs, DTYPES};
+use common::{assert_same_bits, dtypes, random, random_inputs};
 use quick_ssm::{QuickSsm, QuickSsmConfig, Scan};
 
 const THREADS: usize = 4;
@@ -31,14 +31,6 @@ fn assert_same_in_threads(what: &str, compute: impl Fn() -> Result<Vec<Tensor>> 
         let running: Vec<_> = (0..THREADS).map(|_| threads.spawn(run)).collect();
         running.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
     })
-}
-
-fn dtypes((len, channels): (usize, usize)) -> &'static [DType] {
-    if len * channels < 40_000 {
-        &DTYPES
-    } else {
-        &DTYPES[..1]
-    }
 }
 
 /// A sum of the outputs in which every element counts otherwise.

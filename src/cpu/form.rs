@@ -1,5 +1,7 @@
-//! The forms of the recurrence `h_t = gate_t h_{t-1} + input_t`, `y_t = readout_t h_t`: what its terms are made of, and
+//! The forms of the recurrence `h_t = gate_t h_{t-1} + drive_t`, `y_t = readout_t h_t`: what its terms are made of, and
 //! where their gradients go.
+
+use std::ops::Range;
 
 use super::buffer::BlockMut;
 use super::pointer::Pointer;
@@ -9,7 +11,7 @@ use super::view::{Block, Place};
 /// A form of the scan, on given tensors.
 pub(crate) trait Form: Sync {
     type Acc: Accumulator;
-    /// Whether gates and inputs cost more to be computed than to be read, so that a tile that is gone over twice keeps them.
+    /// Whether gates and drives cost more to be computed than to be read, so that a tile that is gone over twice keeps them.
     const KEEP: bool;
     /// Memory for rows of tensors that cannot be read in place.
     type Rows: Default;
@@ -31,7 +33,7 @@ pub(crate) trait Terms {
 
     /// # Safety
     /// As for [`gate`](Self::gate).
-    unsafe fn input<I: Isa>(&self, row: isize, at: usize) -> I::V<Self::Acc>;
+    unsafe fn drive<I: Isa>(&self, row: isize, at: usize) -> I::V<Self::Acc>;
 
     /// # Safety
     /// As for [`gate`](Self::gate).
@@ -41,68 +43,51 @@ pub(crate) trait Terms {
     fn fetch_readout<I: Isa>(&self, row: isize, at: usize);
 }
 
-/// Terms whose gates and inputs are kept as they are computed.
-pub(crate) struct Keep<X: Terms> {
-    pub terms: X,
-    pub gates: BlockMut<X::Acc>,
-    pub inputs: BlockMut<X::Acc>,
+/// Terms whose gates and drives are kept for a second run over a tile: with `WRITE` as they are computed, in the first run,
+/// and without as they have been.
+pub(crate) struct Kept<X: Terms, const WRITE: bool> {
+    terms: X,
+    gates: BlockMut<X::Acc>,
+    drives: BlockMut<X::Acc>,
 }
 
-impl<X: Terms> Terms for Keep<X> {
+impl<X: Terms, const WRITE: bool> Kept<X, WRITE> {
+    /// The terms of rows of so many channels, at a `part` of the memory for the gates and drives of a tile.
+    pub fn new(terms: X, [gates, drives]: &mut [Vec<X::Acc>; 2], part: Range<usize>, width: usize) -> Self {
+        let gates = BlockMut::adjacent(&mut gates[part.clone()], width);
+        Self { terms, gates, drives: BlockMut::adjacent(&mut drives[part], width) }
+    }
+}
+
+impl<X: Terms, const WRITE: bool> Terms for Kept<X, WRITE> {
     type Acc = X::Acc;
 
     #[inline(always)]
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
+        let kept = self.gates.at(row, at);
         // SAFETY: within the place, says the caller, of which the block is.
         unsafe {
+            if !WRITE {
+                return I::read(kept);
+            }
             let gate = self.terms.gate::<I>(row, at);
-            I::write(gate, self.gates.at(row, at));
+            I::write(gate, kept);
             gate
         }
     }
 
     #[inline(always)]
-    unsafe fn input<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
+    unsafe fn drive<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
+        let kept = self.drives.at(row, at);
         // SAFETY: within the place, says the caller, of which the block is.
         unsafe {
-            let input = self.terms.input::<I>(row, at);
-            I::write(input, self.inputs.at(row, at));
-            input
+            if !WRITE {
+                return I::read(kept);
+            }
+            let drive = self.terms.drive::<I>(row, at);
+            I::write(drive, kept);
+            drive
         }
-    }
-
-    #[inline(always)]
-    unsafe fn readout<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
-        // SAFETY: passed on to the caller.
-        unsafe { self.terms.readout::<I>(row, at) }
-    }
-
-    #[inline(always)]
-    fn fetch_readout<I: Isa>(&self, row: isize, at: usize) {
-        self.terms.fetch_readout::<I>(row, at);
-    }
-}
-
-/// Terms whose gates and inputs have been kept.
-pub(crate) struct Kept<'s, X: Terms> {
-    pub terms: X,
-    pub gates: Block<'s, X::Acc>,
-    pub inputs: Block<'s, X::Acc>,
-}
-
-impl<X: Terms> Terms for Kept<'_, X> {
-    type Acc = X::Acc;
-
-    #[inline(always)]
-    unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
-        // SAFETY: within the place, says the caller, of which the block is.
-        unsafe { I::read(self.gates.at(row, at)) }
-    }
-
-    #[inline(always)]
-    unsafe fn input<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
-        // SAFETY: within the place, says the caller, of which the block is.
-        unsafe { I::read(self.inputs.at(row, at)) }
     }
 
     #[inline(always)]
@@ -152,3 +137,6 @@ pub(crate) struct Adjoint<'s, G: Element> {
     /// `z_t = gate_t dh_t` of the last step; left with that of the first one.
     pub z: Pointer<*mut G::Acc>,
 }
+
+#[cfg(test)]
+mod tests;

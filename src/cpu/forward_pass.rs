@@ -1,14 +1,13 @@
-//! The forward pass: `h_t = gate_t h_{t-1} + input_t`, `y_t = readout_t h_t`.
+//! The forward pass: `h_t = gate_t h_{t-1} + drive_t`, `y_t = readout_t h_t`.
 
 use std::mem::MaybeUninit;
 
 use super::buffer::{BlockMut, Buffer};
 use super::chain::{carry_over, chunks, compose, run_jobs, Chain, Composite};
-use super::form::{Form, Keep, Kept, Terms};
+use super::form::{Form, Kept, Terms};
 use super::plan::{Job, Plan};
 use super::pointer::Pointer;
 use super::simd::{dispatch, sweep, Element, Isa, Lanes, Recurrence, Vectorised};
-use super::view::Block;
 
 /// What a forward pass reads and writes.
 pub(crate) struct Forward<'a, F: Form, O> {
@@ -41,7 +40,7 @@ struct Scratch<F: Form> {
     h: Vec<F::Acc>,
     tile: Composite<F::Acc>,
     rows: F::Rows,
-    /// The gates and the inputs of a tile.
+    /// The gates and the drives of a tile.
     kept: [Vec<F::Acc>; 2],
 }
 
@@ -78,11 +77,10 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
                 match F::KEEP {
                     false => compose_tile::<I, _>(terms, tile, size, fetch_readout),
                     true => {
-                        let [gates, inputs] = kept.each_mut().map(|values| {
-                            values.resize(place.rows() * width, F::Acc::default());
-                            BlockMut::adjacent(values, width)
-                        });
-                        compose_tile::<I, _>(Keep { terms, gates, inputs }, tile, size, fetch_readout)
+                        let all = 0..place.rows() * width;
+                        kept.iter_mut().for_each(|values| values.resize(all.end, F::Acc::default()));
+                        let terms = Kept::<_, true>::new(terms, kept, all, width);
+                        compose_tile::<I, _>(terms, tile, size, fetch_readout)
                     }
                 }
             }
@@ -117,9 +115,7 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
                     false => advance::<I, _, O>(terms, h, y, size),
                     true => {
                         let of_chunk = (steps.start - job.steps.start) * width..(steps.end - job.steps.start) * width;
-                        let [gates, inputs] =
-                            kept.each_ref().map(|values| Block::forward(&values[of_chunk.clone()], width));
-                        advance::<I, _, O>(Kept { terms, gates, inputs }, h, y, size)
+                        advance::<I, _, O>(Kept::<_, false>::new(terms, kept, of_chunk, width), h, y, size)
                     }
                 }
             }
@@ -183,7 +179,7 @@ pub(crate) fn copy<A: Copy>(from: &[A], to: &mut [MaybeUninit<A>]) {
     }
 }
 
-/// `h = gate h + input`.
+/// `h = gate h + drive`.
 pub(crate) struct Advance<X: Terms> {
     pub terms: X,
     pub h: Pointer<*mut X::Acc>,
@@ -203,8 +199,8 @@ impl<X: Terms> Recurrence for Advance<X> {
     unsafe fn row<I: Isa>(&self, row: isize, at: usize, h: I::V<X::Acc>) -> I::V<X::Acc> {
         // SAFETY: within the blocks, says the caller.
         unsafe {
-            let input = self.terms.input::<I>(row, at);
-            self.terms.gate::<I>(row, at).mul(h).add(input).flush()
+            let drive = self.terms.drive::<I>(row, at);
+            self.terms.gate::<I>(row, at).mul(h).add(drive).flush()
         }
     }
 
@@ -249,7 +245,7 @@ impl<X: Terms, O: Element<Acc = X::Acc>> Recurrence for Output<X, O> {
     }
 }
 
-/// A step more in a composite: `A = gate A`, `H = gate H + input`.
+/// A step more in a composite: `A = gate A`, `H = gate H + drive`.
 struct Compose<X: Terms, const RESETS: bool> {
     terms: X,
     product: Pointer<*mut X::Acc>,
@@ -281,8 +277,8 @@ impl<X: Terms, const RESETS: bool> Recurrence for Compose<X, RESETS> {
             if self.fetch_readout {
                 self.terms.fetch_readout::<I>(row, at);
             }
-            let (gate, input) = (self.terms.gate::<I>(row, at), self.terms.input::<I>(row, at));
-            (compose::<_, _, RESETS>(product, gate), gate.mul(h).add(input).flush())
+            let (gate, drive) = (self.terms.gate::<I>(row, at), self.terms.drive::<I>(row, at));
+            (compose::<_, _, RESETS>(product, gate), gate.mul(h).add(drive).flush())
         }
     }
 

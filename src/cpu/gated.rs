@@ -76,7 +76,7 @@ impl<T: Element> Terms for GatedTerms<'_, T> {
     }
 
     #[inline(always)]
-    unsafe fn input<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
+    unsafe fn drive<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
         // SAFETY: within the blocks, says the caller.
         unsafe { sigmoid::<T, _>(read::<I, T>(&self.d, row, at)).value.mul(read::<I, T>(&self.u, row, at)) }
     }

@@ -51,7 +51,7 @@ impl<T: Element> Terms for PlainTerms<'_, T> {
     }
 
     #[inline(always)]
-    unsafe fn input<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
+    unsafe fn drive<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
         // SAFETY: within the blocks, says the caller.
         unsafe { I::read(self.b.at(row, at)).mul(I::read(self.x.at(row, at))) }
     }

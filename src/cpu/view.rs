@@ -177,11 +177,6 @@ impl<'a, T> Block<'a, T> {
         }
     }
 
-    /// Adjacent rows in their order.
-    pub fn forward(elements: &'a [T], width: usize) -> Self {
-        Self::new(Pointer::to(elements), width as isize, elements.len() / width.max(1), width)
-    }
-
     /// Adjacent rows from the last one to the first.
     pub fn backward(elements: &'a [T], width: usize) -> Self {
         let last = elements.len() - width.min(elements.len());

@@ -9,6 +9,8 @@ mod module;
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 pub(crate) mod params;
 pub(crate) mod passes;
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+pub(crate) mod tile;
 #[cfg(feature = "cuda")]
 mod workspace;
 

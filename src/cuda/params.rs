@@ -1,9 +1,11 @@
-//! What the kernels in `cuda/` are told: the mirror of `params.cuh` and `tuning.cuh`, and the rules of their entry points.
+//! What the kernels in `cuda/` are told: the mirror of `params.cuh`, and the rules of their entry points.
 //!
 //! Addresses are plain numbers, 0 for null. Nothing here touches a device: the emulation of the kernels on the CPU uses
 //! the same structs.
 
 use candle_core::{bail, DType, Result};
+
+use super::tile::{Tile, Width};
 
 /// Which way a kernel goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,115 +35,10 @@ impl Form {
     }
 }
 
-/// The tensors that a kernel is made for, as in `tuning.cuh`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Width {
-    Wide,
-    /// Of so few channels that most tiles in flight follow one another in time.
-    Narrow,
-}
-
-impl Width {
-    /// The most channels of a narrow tensor.
-    pub const NARROW: usize = 512;
-    /// The most channels, of all sequences together, for which the tiles of narrow tensors are faster.
-    const NARROW_TOGETHER: usize = 4096;
-
-    /// That of a tensor, for one kind of kernels.
-    ///
-    /// It follows from the channels alone, for results depend on the tiles, and a sequence has the same in every batch. Only
-    /// where the tiles of both widths give the same bits does the batch count as well.
-    fn of(form: Form, direction: Direction, dtype: Code, batch: usize, channels: usize) -> Self {
-        let alike = Tile::wide(form, direction, dtype).cuts_as(Tile::narrow(form, direction, dtype));
-        let narrow =
-            if alike { batch.saturating_mul(channels) <= Self::NARROW_TOGETHER } else { channels <= Self::NARROW };
-        if narrow {
-            Self::Narrow
-        } else {
-            Self::Wide
-        }
-    }
-}
-
-/// How a kernel cuts a tensor, in the numbers of `tuning.cuh`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Tile {
-    /// Channels per thread.
-    pub vector: u32,
-    /// Time steps per thread.
-    pub steps: u32,
-    /// Threads side by side along the channels.
-    pub lanes: u32,
-    /// Rows of threads along time.
-    pub segments: u32,
-    /// Tiles of its inputs that a block has in shared memory.
-    pub stages: u32,
-}
-
-impl Tile {
-    /// The tile of each kernel.
-    const fn of(form: Form, direction: Direction, dtype: Code, width: Width) -> Self {
-        match width {
-            Width::Wide => Self::wide(form, direction, dtype),
-            Width::Narrow => Self::narrow(form, direction, dtype),
-        }
-    }
-
-    const fn wide(form: Form, direction: Direction, dtype: Code) -> Self {
-        let (vector, steps, lanes, segments, stages) = match (form, direction, dtype) {
-            (_, Direction::Forward, Code::F32) => (4, 4, 8, 16, 2),
-            (Form::Plain, Direction::Backward, Code::F32) => (2, 4, 32, 8, 2),
-            (Form::Gated, Direction::Backward, Code::F32) => (2, 4, 16, 8, 2),
-            (Form::Plain, Direction::Forward, Code::F16 | Code::BF16) => (4, 8, 16, 16, 1),
-            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 8, 2),
-            (_, _, Code::F16 | Code::BF16) => (4, 4, 16, 16, 2),
-            (Form::Gated, Direction::Backward, Code::F64) => (1, 2, 32, 8, 2),
-            (_, _, Code::F64) => (1, 4, 32, 8, 2),
-        };
-        Self { vector, steps, lanes, segments, stages }
-    }
-
-    const fn narrow(form: Form, direction: Direction, dtype: Code) -> Self {
-        let (vector, steps, lanes, segments) = match (form, direction, dtype) {
-            (Form::Plain, Direction::Forward, Code::F32) => (4, 8, 8, 16),
-            (Form::Gated, Direction::Forward, Code::F32) => (4, 4, 8, 32),
-            (Form::Plain, Direction::Backward, Code::F32) => (4, 8, 8, 8),
-            (Form::Gated, Direction::Backward, Code::F32) => (4, 4, 8, 16),
-            (_, Direction::Forward, Code::F16 | Code::BF16) => (8, 8, 8, 16),
-            (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (8, 4, 8, 16),
-            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 16),
-            (_, Direction::Forward, Code::F64) => (1, 8, 16, 16),
-            (_, Direction::Backward, Code::F64) => (1, 4, 16, 16),
-        };
-        Self { vector, steps, lanes, segments, stages: 1 }
-    }
-
-    /// Whether both have the same segments of time and as many channels, and so the same roundings.
-    fn cuts_as(self, other: Self) -> bool {
-        let cut = |tile: Self| (tile.steps, tile.segments, tile.channels());
-        cut(self) == cut(other)
-    }
-
-    /// Channels of a tile.
-    pub const fn channels(self) -> u32 {
-        self.lanes * self.vector
-    }
-
-    /// Time steps of a tile.
-    pub const fn len(self) -> u32 {
-        self.segments * self.steps
-    }
-
-    /// Threads of a block, which computes one tile at a time.
-    pub const fn threads(self) -> u32 {
-        self.lanes * self.segments
-    }
-}
-
 /// The dtypes as the kernels number them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-enum Code {
+pub(super) enum Code {
     F32 = 0,
     F16 = 1,
     BF16 = 2,
@@ -149,7 +46,7 @@ enum Code {
 }
 
 impl Code {
-    fn of(dtype: DType) -> Result<Self> {
+    pub fn of(dtype: DType) -> Result<Self> {
         match dtype {
             DType::F32 => Ok(Self::F32),
             DType::F16 => Ok(Self::F16),
@@ -520,5 +417,4 @@ impl Kernel {
 }
 
 #[cfg(test)]
-#[path = "params_tests.rs"]
 mod tests;

@@ -4,7 +4,8 @@ use candle_core::{bail, DType, Result, Tensor};
 use candle_nn::RNN;
 
 use super::{RgLru, RgLruState};
-use crate::problem::accumulation_dtype;
+use crate::backend::zeros;
+use crate::problem::{accumulation_dtype, check_addressable};
 
 /// Step by step, or many steps at once; both give the same to the accuracy of the dtype.
 impl RNN for RgLru {
@@ -14,7 +15,9 @@ impl RNN for RgLru {
     fn zero_state(&self, batch_dim: usize) -> Result<RgLruState> {
         let param = &self.params.recurrent_param;
         let (dtype, device) = (accumulation_dtype(param.dtype()), param.device());
-        let h = Tensor::zeros((batch_dim, self.cfg.lru_width), dtype, device)?;
+        let dims = [batch_dim, self.cfg.lru_width];
+        check_addressable("batch_dim", &dims)?;
+        let h = zeros(&dims, dtype, device)?;
         Ok(RgLruState::with_start(h, Tensor::ones(batch_dim, DType::U8, device)?))
     }
 

@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{bail, Error, Result};
 
 use super::Schedule;
-use crate::cuda::params::{Params, Tile};
+use crate::cuda::params::Params;
+use crate::cuda::tile::Tile;
 
 /// `quick_ssm_simt_kernel`.
 #[repr(C)]
@@ -78,7 +79,7 @@ pub(super) fn describe(tiles: u32, name: &str) -> Result<Option<Description>> {
 #[cfg(test)]
 pub(super) fn plan(chunks: u32, channel_tiles: u32, batch: u32, tile_channels: u32, acc_bytes: u32) -> ([u32; 6], u64) {
     let mut plan = [0; 6];
-    // SAFETY: ten words are written.
+    // SAFETY: six words are written.
     let bytes = unsafe { quick_ssm_simt_plan(chunks, channel_tiles, batch, tile_channels, acc_bytes, &mut plan) };
     (plan, bytes)
 }

@@ -14,8 +14,9 @@ use std::marker::PhantomData;
 use candle_core::{bail, CpuStorage, DType, Device, Result, Storage};
 use half::{bf16, f16};
 
-use crate::cuda::params::{Direction, Form, Kernel, Params, Width};
+use crate::cuda::params::{Direction, Form, Kernel, Params};
 use crate::cuda::passes::Machine;
+use crate::cuda::tile::Width;
 use crate::problem::Problem;
 
 /// Which compilation of the kernels.

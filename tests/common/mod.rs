@@ -27,6 +27,15 @@ pub use view::View;
 
 pub const DTYPES: [DType; 4] = [DType::F32, DType::BF16, DType::F16, DType::F64];
 
+/// Those to test sequences of `L, D` with: all of them, or f32 where that would take long.
+pub fn dtypes((len, channels): (usize, usize)) -> &'static [DType] {
+    if len * channels < 40_000 {
+        &DTYPES
+    } else {
+        &DTYPES[..1]
+    }
+}
+
 /// Where the tests run: on the CPU, on a CUDA device where there is one, and, with the feature `simt`, on the CPU with
 /// the CUDA kernels in its place, from one step of the iterator to the next.
 #[derive(Default)]
@@ -149,6 +158,30 @@ pub fn assert_same_bits(what: &str, got: &Tensor, want: &Tensor) -> Result<()> {
     assert_eq!((got.dtype(), got.dims()), (want.dtype(), want.dims()), "{what}");
     let differ = bits(got)?.into_iter().zip(bits(want)?).position(|(g, w)| g != w);
     assert_eq!(differ, None, "{what}: the element at this index differs");
+    Ok(())
+}
+
+/// Asserts it of several results, by their names.
+#[track_caller]
+pub fn assert_all_same_bits(what: &str, names: &[&str], got: &[Tensor], want: &[Tensor]) -> Result<()> {
+    assert_eq!((got.len(), want.len()), (names.len(), names.len()), "{what}");
+    names.iter().zip(got.iter().zip(want)).try_for_each(|(n, (g, w))| assert_same_bits(&format!("{what}: {n}"), g, w))
+}
+
+/// Asserts that `compute` gives the same results in pools of one and of more threads.
+pub fn assert_same_with_any_threads(
+    what: &str,
+    names: &[&str],
+    compute: impl Fn() -> Result<Vec<Tensor>> + Sync,
+) -> Result<()> {
+    let run = |threads: usize| -> Result<Vec<Tensor>> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        pool.install(&compute)
+    };
+    let one = run(1)?;
+    for threads in [2, 3, 8] {
+        assert_all_same_bits(&format!("{what} with {threads} threads"), names, &run(threads)?, &one)?;
+    }
     Ok(())
 }
 

@@ -1,15 +1,22 @@
+use candle_core::WithDType;
+use half::{bf16, f16};
+
 use super::*;
 use crate::cpu::pointer::Pointer;
 use crate::cpu::simd::{run_on, sweep, Isa, Recurrence, Vectorised, ISAS};
 
-/// Writes the value, the complement and the slope of the logistic function of a row.
-struct Rows<'a, A> {
-    from: &'a [A],
-    to: [Pointer<*mut A>; 3],
+/// What is made of a number `x`: the exponential function of `-|x|`, the value, the complement and the slope of the
+/// logistic function, and `silu`.
+const FUNCTIONS: usize = 5;
+
+/// Writes the functions of a row, as accurate as elements `T` need them.
+struct Rows<'a, T: Element> {
+    from: &'a [T::Acc],
+    to: [Pointer<*mut T::Acc>; FUNCTIONS],
 }
 
-impl<A: Accumulator> Recurrence for Rows<'_, A> {
-    type Acc = A;
+impl<T: Element> Recurrence for Rows<'_, T> {
+    type Acc = T::Acc;
     type Carry<V: Copy> = ();
 
     #[inline(always)]
@@ -19,10 +26,13 @@ impl<A: Accumulator> Recurrence for Rows<'_, A> {
     unsafe fn row<I: Isa>(&self, _row: isize, at: usize, _carry: ()) {
         // SAFETY: all rows are as long as the first one.
         unsafe {
-            let s = sigmoid::<A, _>(I::read(Pointer::to(self.from).add(at)));
-            I::write(s.value, self.to[0].add(at));
-            I::write(s.complement, self.to[1].add(at));
-            I::write(s.slope(), self.to[2].add(at));
+            let x = I::read(Pointer::to(self.from).add(at));
+            let s = sigmoid::<T, _>(x);
+            let functions =
+                [exp_of_negative::<T, _>(x.negative_abs()), s.value, s.complement, s.slope(), x.mul(s.value)];
+            for (to, value) in self.to.into_iter().zip(functions) {
+                I::write(value, to.add(at));
+            }
         }
     }
 
@@ -30,7 +40,7 @@ impl<A: Accumulator> Recurrence for Rows<'_, A> {
     unsafe fn store<I: Isa>(&self, _at: usize, _carry: ()) {}
 }
 
-impl<A: Accumulator> Vectorised for Rows<'_, A> {
+impl<T: Element> Vectorised for Rows<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -40,11 +50,11 @@ impl<A: Accumulator> Vectorised for Rows<'_, A> {
     }
 }
 
-/// The value, the complement and the slope at every one of `from`, the same from every instruction set.
-fn sigmoids<A: Accumulator>(from: &[A]) -> [Vec<A>; 3] {
+/// The functions of every one of `from`, the same from every instruction set.
+fn functions<T: Element>(from: &[T::Acc]) -> [Vec<T::Acc>; FUNCTIONS] {
     let on = |isa| {
-        let mut to: [Vec<A>; 3] = std::array::from_fn(|_| vec![A::default(); from.len()]);
-        run_on(isa, Rows { from, to: to.each_mut().map(|to| Pointer::to_mut(to)) }).map(|()| to)
+        let mut to: [Vec<T::Acc>; FUNCTIONS] = std::array::from_fn(|_| vec![T::Acc::default(); from.len()]);
+        run_on(isa, Rows::<T> { from, to: to.each_mut().map(|to| Pointer::to_mut(to)) }).map(|()| to)
     };
     let first = on(0).expect("plain Rust runs on every processor");
     for isa in 1..ISAS {
@@ -59,51 +69,78 @@ fn sigmoids<A: Accumulator>(from: &[A]) -> [Vec<A>; 3] {
     first
 }
 
-/// Checks the logistic function against that of f64, and that of f64 against another way to compute it.
-fn assert_accurate<A: Accumulator>(from: &[A], tolerance: f64, least: f64) {
-    let [value, complement, slope] = sigmoids(from);
+/// Checks the functions of finite numbers against those of f64.
+///
+/// The exponential function may have a relative error of `of_exp`, what is made of it that part of it which comes through
+/// (the value of the logistic function as much as its complement), and all of them an error of `rounding` besides. Numbers below
+/// `least` may be zero.
+fn assert_accurate<T: Element>(from: &[T::Acc], [of_exp, rounding, least]: [f64; 3]) {
+    let got = functions::<T>(from);
     for (i, x) in from.iter().enumerate() {
         let x = x.to_f64();
-        let expected = [1. / (1. + (-x).exp()), 1. / (1. + x.exp())];
-        let expected = [expected[0], expected[1], expected[0] * expected[1]];
-        for (got, expected) in [value[i], complement[i], slope[i]].into_iter().zip(expected) {
-            let error = (got.to_f64() - expected).abs();
-            assert!(error <= tolerance * expected + least, "at {x}: {got}, not {expected}");
+        let (e, value, complement) = ((-x.abs()).exp(), 1. / (1. + (-x).exp()), 1. / (1. + x.exp()));
+        let expected = [e, value, complement, value * complement, x * value];
+        let comes_through = [1., complement, value, (value - complement).abs(), complement];
+        let least = [least, least, least, least, least * x.abs().max(1.)];
+        for n in 0..FUNCTIONS {
+            let (got, expected) = (got[n][i].to_f64(), expected[n]);
+            let most = (of_exp * comes_through[n] + rounding) * expected.abs() + least[n];
+            assert!((got - expected).abs() <= most, "function {n} at {x}: {got}, not {expected}");
         }
     }
 }
 
+/// Numbers of f32 over the whole range: even steps, and every exponent with some fractions of each.
+fn numbers() -> Vec<f32> {
+    let even = (-120_000..120_000).map(|i| i as f32 / 1000.);
+    let all = (0..1 << 18).map(|i: u32| f32::from_bits(i << 14)).filter(|x| x.is_finite());
+    even.chain(all).chain([f32::MAX, f32::MIN]).collect()
+}
+
 #[test]
 fn f32_is_accurate_over_the_whole_range() {
-    let even = (-120_000..120_000).map(|i| i as f32 / 1000.);
-    // every exponent, with some fractions of each
-    let all = (0..1 << 18).map(|i: u32| f32::from_bits(i << 14)).filter(|x| x.is_finite());
-    let from: Vec<f32> = even.chain(all).chain([f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY]).collect();
-    assert_accurate(&from, 3. * f64::from(f32::EPSILON), f32::MIN_POSITIVE.into());
+    let epsilon = f64::from(f32::EPSILON);
+    assert_accurate::<f32>(&numbers(), [epsilon, 2. * epsilon, f32::MIN_POSITIVE.into()]);
+}
+
+#[test]
+fn half_precision_is_accurate_to_a_hundred_thousandth_over_the_whole_range() {
+    let bounds = [1e-5, 2. * f64::from(f32::EPSILON), f32::MIN_POSITIVE.into()];
+    assert_accurate::<bf16>(&numbers(), bounds);
+    assert_accurate::<f16>(&numbers(), bounds);
 }
 
 #[test]
 fn f64_is_accurate_over_the_whole_range() {
     let even = (-900_000..900_000).map(|i| f64::from(i) / 1000.);
     let all = (0..1 << 18).map(|i: u64| f64::from_bits(i << 46)).filter(|x| x.is_finite());
-    let from: Vec<f64> = even.chain(all).chain([f64::MAX, f64::MIN, f64::INFINITY, f64::NEG_INFINITY]).collect();
-    assert_accurate(&from, 4. * f64::EPSILON, f64::MIN_POSITIVE);
+    let from: Vec<f64> = even.chain(all).chain([f64::MAX, f64::MIN]).collect();
+    assert_accurate::<f64>(&from, [f64::EPSILON, 3. * f64::EPSILON, f64::MIN_POSITIVE]);
+}
+
+/// Checks zeros, infinities and NaN, alone and in whole vectors next to numbers.
+fn assert_limits<T: Element>() {
+    let number = T::Acc::from_f64;
+    let at = |x: f64| functions::<T>(&[number(x)]).map(|row| row[0].to_f64());
+    for zero in [0., -0.] {
+        assert_eq!(at(zero), [1., 0.5, 0.5, 0.25, 0.]);
+    }
+    assert_eq!(at(f64::INFINITY), [0., 1., 0., 0., f64::INFINITY]);
+    let [e, value, complement, slope, silu] = at(f64::NEG_INFINITY);
+    assert_eq!([e, value, complement, slope], [0., 0., 1., 0.]);
+    assert!(silu.is_nan(), "infinity times zero, as in x / (1 + exp(-x)), got {silu}");
+    for nan in [f64::NAN, -f64::NAN] {
+        let rows = functions::<T>(&[[number(nan), number(1.)]; 24].concat());
+        for (i, value) in rows.iter().flat_map(|row| row.iter().enumerate()) {
+            assert_eq!(value.to_f64().is_nan(), i % 2 == 0, "{value} at {i}");
+        }
+    }
 }
 
 #[test]
 fn limits_are_exact_and_nan_stays() {
-    for zero in [0f32, -0.] {
-        assert_eq!(sigmoids(&[zero]).map(|row| row[0]), [0.5, 0.5, 0.25]);
-    }
-    assert_eq!(sigmoids(&[f32::INFINITY]).map(|row| row[0]), [1., 0., 0.]);
-    assert_eq!(sigmoids(&[f32::NEG_INFINITY]).map(|row| row[0]), [0., 1., 0.]);
-    assert_eq!(sigmoids(&[f64::INFINITY]).map(|row| row[0]), [1., 0., 0.]);
-    assert_eq!(sigmoids(&[f64::NEG_INFINITY]).map(|row| row[0]), [0., 1., 0.]);
-    // in whole vectors too, next to numbers
-    for nan in [f32::NAN, -f32::NAN] {
-        let rows = sigmoids(&[[nan, 1.]; 24].concat());
-        for (i, value) in rows.iter().flat_map(|row| row.iter().enumerate()) {
-            assert_eq!(value.is_nan(), i % 2 == 0, "{value} at {i}");
-        }
-    }
+    assert_limits::<f32>();
+    assert_limits::<f64>();
+    assert_limits::<bf16>();
+    assert_limits::<f16>();
 }

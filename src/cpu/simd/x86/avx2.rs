@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::super::{Accumulator, Element, Isa, Lanes, Vectorised};
+use super::super::{Lanes, Vectorised};
 
 /// The AVX2 instruction set, with the conversions of F16C.
 pub(crate) struct Avx2;
@@ -22,36 +22,7 @@ pub(crate) unsafe fn run<F: Vectorised>(f: F) -> F::Output {
     unsafe { f.run::<Avx2>() }
 }
 
-impl Isa for Avx2 {
-    type V<A: Accumulator> = A::Avx2;
-
-    #[inline(always)]
-    unsafe fn read_at<E: Element>(from: *const E) -> <E::Acc as Accumulator>::Avx2 {
-        // SAFETY: passed on to the caller.
-        unsafe { E::read_avx2(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn write_at<E: Element>(value: <E::Acc as Accumulator>::Avx2, to: *mut E) {
-        // SAFETY: passed on to the caller.
-        unsafe { E::write_avx2(value, to) }
-    }
-
-    #[inline(always)]
-    fn prefetch<E>(at: *const E) {
-        super::prefetch(at);
-    }
-
-    #[inline(always)]
-    fn prefetch_for_later<E>(at: *const E) {
-        super::prefetch_for_later(at);
-    }
-
-    #[inline(always)]
-    fn prefetch_for_write<E>(at: *const E) {
-        super::prefetch_for_write(at);
-    }
-}
+isa!(Avx2: Avx2, read_avx2, write_avx2);
 
 macro_rules! lanes {
     ($name:ident, $acc:ident, $vector:ident, $len:literal, $load:ident, $store:ident, $read:ident, $write:ident,

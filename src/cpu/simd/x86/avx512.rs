@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::super::{Accumulator, Element, Isa, Lanes, Vectorised};
+use super::super::{Lanes, Vectorised};
 
 /// The AVX-512 instruction set.
 pub(crate) struct Avx512;
@@ -24,36 +24,7 @@ pub(crate) unsafe fn run<F: Vectorised>(f: F) -> F::Output {
     unsafe { f.run::<Avx512>() }
 }
 
-impl Isa for Avx512 {
-    type V<A: Accumulator> = A::Avx512;
-
-    #[inline(always)]
-    unsafe fn read_at<E: Element>(from: *const E) -> <E::Acc as Accumulator>::Avx512 {
-        // SAFETY: passed on to the caller.
-        unsafe { E::read_avx512(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn write_at<E: Element>(value: <E::Acc as Accumulator>::Avx512, to: *mut E) {
-        // SAFETY: passed on to the caller.
-        unsafe { E::write_avx512(value, to) }
-    }
-
-    #[inline(always)]
-    fn prefetch<E>(at: *const E) {
-        super::prefetch(at);
-    }
-
-    #[inline(always)]
-    fn prefetch_for_later<E>(at: *const E) {
-        super::prefetch_for_later(at);
-    }
-
-    #[inline(always)]
-    fn prefetch_for_write<E>(at: *const E) {
-        super::prefetch_for_write(at);
-    }
-}
+isa!(Avx512: Avx512, read_avx512, write_avx512);
 
 /// The classes of negative zero and of what lies between zero and the smallest normal number.
 const ALMOST_ZERO: i32 = 0x24;

@@ -1,27 +1,43 @@
 //! The instruction sets of x86-64 processors. Vectors are a cache line of accumulators in all of them.
 
+/// An instruction set, by the vectors that an accumulator has there and what elements read and write them with.
+macro_rules! isa {
+    ($isa:ident: $vector:ident, $read:ident, $write:ident) => {
+        impl crate::cpu::simd::Isa for $isa {
+            type V<A: crate::cpu::simd::Accumulator> = A::$vector;
+
+            #[inline(always)]
+            unsafe fn read_at<E: crate::cpu::simd::Element>(from: *const E) -> Self::V<E::Acc> {
+                // SAFETY: passed on to the caller.
+                unsafe { E::$read(from) }
+            }
+
+            #[inline(always)]
+            unsafe fn write_at<E: crate::cpu::simd::Element>(value: Self::V<E::Acc>, to: *mut E) {
+                // SAFETY: passed on to the caller.
+                unsafe { E::$write(value, to) }
+            }
+
+            #[inline(always)]
+            fn prefetch<E>(at: *const E) {
+                // SAFETY: a prefetch reads nothing and faults on no address.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+            }
+
+            #[inline(always)]
+            fn prefetch_for_later<E>(at: *const E) {
+                // SAFETY: as above.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+            }
+
+            #[inline(always)]
+            fn prefetch_for_write<E>(at: *const E) {
+                // SAFETY: as above.
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) }
+            }
+        }
+    };
+}
+
 pub(super) mod avx2;
 pub(super) mod avx512;
-
-use std::arch::x86_64::*;
-
-/// Asks for the cache line at `at`, soon to be read.
-#[inline(always)]
-fn prefetch<E>(at: *const E) {
-    // SAFETY: a prefetch reads nothing and faults on no address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-}
-
-/// Asks for the cache line at `at` to be brought into the second-level cache.
-#[inline(always)]
-fn prefetch_for_later<E>(at: *const E) {
-    // SAFETY: a prefetch reads nothing and faults on no address.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
-}
-
-/// Asks for the cache line at `at`, soon to be overwritten.
-#[inline(always)]
-fn prefetch_for_write<E>(at: *const E) {
-    // SAFETY: a prefetch reads nothing and faults on no address.
-    unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) }
-}

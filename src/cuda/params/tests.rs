@@ -2,41 +2,10 @@ use super::*;
 
 const DTYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F64];
 const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Backward];
-const FORMS: [Form; 2] = [Form::Plain, Form::Gated];
 
 /// Those of the plain scan, for wide tensors.
 fn plain(direction: Direction, dtype: DType) -> Kernel {
     Kernel::of_width(Form::Plain, direction, dtype, Width::Wide).unwrap()
-}
-
-/// The numbers after `#define QUICK_SSM_<name>` in `tuning.cuh`.
-fn tuning(name: &str) -> Vec<u32> {
-    let text = include_str!("../../cuda/tuning.cuh");
-    let define = format!("#define QUICK_SSM_{name} ");
-    let line = text.lines().find_map(|line| line.strip_prefix(&define)).unwrap();
-    line.split(',').map(|number| number.trim().parse().unwrap()).collect()
-}
-
-#[test]
-fn tiles_are_those_of_the_kernels() {
-    for (form, width, prefix) in
-        FORMS.into_iter().flat_map(|form| [(form, Width::Wide, ""), (form, Width::Narrow, "NARROW_")])
-    {
-        for direction in DIRECTIONS {
-            for dtype in DTYPES {
-                let kernel = Kernel::of_width(form, direction, dtype, width).unwrap();
-                let Tile { vector, steps, lanes, segments, stages } = kernel.tile();
-                let tuning = tuning(&format!("{prefix}{}", kernel.name().to_uppercase()));
-                assert_eq!(tuning[..4], [vector, steps, lanes, segments], "{kernel:?}");
-                assert_eq!(tuning[6], stages, "{kernel:?}");
-                assert!((32..=1024).contains(&kernel.tile().threads()));
-                assert!(kernel.tile().len().is_power_of_two());
-                // what a block of the smaller cards may have
-                let packed = Params { offsets: 1, ..Params::default() };
-                assert!(kernel.shared_bytes(&packed) <= 99 << 10, "{kernel:?}");
-            }
-        }
-    }
 }
 
 #[test]
@@ -137,28 +106,6 @@ fn entry_points() {
     assert_eq!(gated.entry(&aligned(gated, DType::BF16)), "quick_ssm_gated_forward_bf16_vector");
     let narrow = Kernel::new(Form::Plain, Direction::Forward, DType::F32, 4, 64).unwrap();
     assert_eq!(narrow.entry(&aligned(narrow, DType::F32)), "quick_ssm_forward_f32_narrow_vector");
-}
-
-#[test]
-fn the_batch_counts_only_where_it_changes_no_bit() {
-    let width = |form, direction, dtype, batch, channels| Width::of(form, direction, dtype, batch, channels);
-    for form in FORMS {
-        for direction in DIRECTIONS {
-            for dtype in [Code::F32, Code::F16, Code::BF16, Code::F64] {
-                for channels in [1, 64, Width::NARROW, Width::NARROW + 1, Width::NARROW_TOGETHER + 1] {
-                    let alone = Tile::of(form, direction, dtype, width(form, direction, dtype, 1, channels));
-                    for batch in [2, 7, 8, 64, 5_000, usize::MAX] {
-                        let tile = Tile::of(form, direction, dtype, width(form, direction, dtype, batch, channels));
-                        assert!(tile.cuts_as(alone), "{form:?} {direction:?} {dtype:?} {batch} {channels}");
-                    }
-                }
-            }
-        }
-    }
-    let plain = |dtype, batch, channels| width(Form::Plain, Direction::Backward, dtype, batch, channels);
-    assert_eq!([plain(Code::F32, 64, 512), plain(Code::F32, 1, 513)], [Width::Narrow, Width::Wide]);
-    assert_eq!([plain(Code::BF16, 8, 512), plain(Code::BF16, 9, 512)], [Width::Narrow, Width::Wide]);
-    assert_eq!([plain(Code::BF16, 1, 2048), plain(Code::BF16, 3, 2048)], [Width::Narrow, Width::Wide]);
 }
 
 #[test]

@@ -1,0 +1,119 @@
+use candle_core::op::BackpropOp;
+use candle_core::{DType, Device, Result, Storage, Tensor, WithDType};
+use half::{bf16, f16};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use crate::backend::{Forward, GatedInputs};
+use crate::cpu::gated::Gated;
+use crate::cpu::plan::Plan;
+use crate::cpu::{run_forward, HeldGated};
+use crate::gated::PARTS;
+use crate::problem::Problem;
+use crate::Scan;
+
+/// A form that computes its terms wherever they are needed.
+struct Recomputed<F>(F);
+
+impl<F: Form> Form for Recomputed<F> {
+    type Acc = F::Acc;
+    const KEEP: bool = false;
+    type Rows = F::Rows;
+    type Terms<'s>
+        = F::Terms<'s>
+    where
+        Self: 's;
+
+    fn terms<'s>(&'s self, place: &Place, rows: &'s mut F::Rows) -> F::Terms<'s> {
+        self.0.terms(place, rows)
+    }
+}
+
+/// Pre-activations of a sequence, which are the same at every step where `constant`.
+fn draw(rng: &mut SmallRng, (len, channels): (usize, usize), constant: bool, dtype: DType) -> Result<Tensor> {
+    let (rows, columns) = (if constant { 1 } else { len }, PARTS * channels);
+    let values: Vec<f32> = (0..rows * columns).map(|_| rng.random_range(-4f32..4.)).collect();
+    Tensor::from_vec(values, (1, rows, columns), &Device::Cpu)?.to_dtype(dtype)?.broadcast_as((1, len, columns))
+}
+
+/// The bits of `y`, the last and the saved states.
+fn bits(p: &Problem, forward: Forward) -> Result<[Vec<u64>; 3]> {
+    let of = |t: Tensor| -> Result<Vec<u64>> {
+        Ok(t.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?.into_iter().map(f64::to_bits).collect())
+    };
+    let tensor = |storage: Option<Storage>, dims: &[usize]| {
+        Tensor::from_storage(storage.expect("it was wanted"), dims, BackpropOp::none(), false)
+    };
+    let y = tensor(forward.y, &[p.batch, p.len, p.channels]);
+    let last = tensor(forward.last, &[p.num_sequences(), p.channels]);
+    Ok([of(y)?, of(last)?, of(forward.saved.expect("they were wanted"))?])
+}
+
+/// Checks that a scan whose sequences have at most so many tiles gives the same bits with kept and recomputed terms.
+fn assert_same<T: Element>(scan: &Scan, p: &Tensor, tiles: usize) -> Result<()> {
+    const { assert!(Gated::<T>::KEEP && !Recomputed::<Gated<T>>::KEEP) };
+    let problem = scan.gated_problem(p, None)?;
+    let h0 = Tensor::full(0.5f32, problem.state_dims(), &Device::Cpu)?.to_dtype(problem.acc)?;
+    let inputs = GatedInputs::new(&problem, p, None, Some(&h0))?;
+    let what = format!("{:?} of {:?}, {scan:?}", p.dtype(), p.dims());
+    assert_eq!(Plan::new(&problem)?.tiles, tiles, "{what}");
+    let (held, h0) = (HeldGated::<T>::new(&problem, &inputs), inputs.h0.as_ref());
+    let kept = run_forward::<_, T>(&problem, held.form()?, h0, true, true, true)?;
+    let recomputed = run_forward::<_, T>(&problem, Recomputed(held.form()?), h0, true, true, true)?;
+    let results = bits(&problem, kept)?.into_iter().zip(bits(&problem, recomputed)?);
+    for (name, (kept, recomputed)) in ["y", "last", "saved"].into_iter().zip(results) {
+        let differ = kept.iter().zip(&recomputed).filter(|(kept, recomputed)| kept != recomputed).count();
+        assert_eq!((differ, kept.len()), (0, recomputed.len()), "{name} of {what}");
+    }
+    Ok(())
+}
+
+/// On both sides of each of the boundaries from which on time is tiled, and so on terms are kept.
+fn kept_terms_change_nothing<T: Element + WithDType>() -> Result<()> {
+    let mut rng = SmallRng::seed_from_u64(3);
+    let scan = Scan::new();
+    for (len, channels, constant, tiles) in [
+        // steps, with a last tile of one step
+        (8191, 129, false, 1),
+        (8192, 129, false, 32),
+        (8193, 129, false, 33),
+        // elements
+        (8192, 127, false, 1),
+        (8192, 128, false, 32),
+        // channels
+        (8192, 1024, true, 256),
+        (8192, 1025, true, 1),
+    ] {
+        assert_same::<T>(&scan, &draw(&mut rng, (len, channels), constant, T::DTYPE)?, tiles)?;
+    }
+    // several saved states of a tile, the other direction, and sequences that are tiled next to one that is not
+    let p = draw(&mut rng, (16_392, 128), false, T::DTYPE)?;
+    assert_same::<T>(&scan.clone().chunk_len(64), &p, 65)?;
+    assert_same::<T>(&scan.clone().reverse(true), &p, 65)?;
+    assert_same::<T>(&scan.clone().cu_seqlens(&[0, 8192, 8199, 16_392]), &p, 33)?;
+    // a gate that is no number has its tile composed twice
+    let nan = Tensor::full(f32::NAN, (1, 1, 1), &Device::Cpu)?.to_dtype(T::DTYPE)?;
+    let p = p.slice_assign(&[0..1, 5000..5001, 3..4], &nan)?;
+    assert_same::<T>(&scan, &p, 65)
+}
+
+#[test]
+fn kept_terms_change_nothing_in_f32() -> Result<()> {
+    kept_terms_change_nothing::<f32>()
+}
+
+#[test]
+fn kept_terms_change_nothing_in_bf16() -> Result<()> {
+    kept_terms_change_nothing::<bf16>()
+}
+
+#[test]
+fn kept_terms_change_nothing_in_f16() -> Result<()> {
+    kept_terms_change_nothing::<f16>()
+}
+
+#[test]
+fn kept_terms_change_nothing_in_f64() -> Result<()> {
+    kept_terms_change_nothing::<f64>()
+}
