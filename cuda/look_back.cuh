@@ -62,7 +62,7 @@ struct TaggedCarry {
 };
 
 // Two parts of a block have a share in it, of kChannels threads each: while the holders find out what the tile does to a
-// state, the askers wait for other tiles.
+// state, the askers wait for other tiles. Threads of one warp may be of both; each of them makes progress on its own.
 template <class Tile, bool kCuts>
 class LookBack {
 public:
