@@ -2,9 +2,9 @@
 //
 // Tiles are numbered chunk-major and handed out by a ticket counter, so all predecessors of a tile have started,
 // and each publishes its carry before it waits. The carries form a tree: the last tile of a group publishes the
-// carry of the whole group one level up, and the last tile of a group of the highest level the state itself. A
-// tile combines the last state, whole groups, and tiles of its own group, always in this order: which of them
-// arrived first has no influence on the result, and states pass from hand to hand once per 2^shift[levels] tiles.
+// carry of the whole group in place of its own, and the last tile of a group of groups the state itself. A tile
+// combines the last state, the groups after it, and the tiles of its own group, always in this order: which of them
+// arrived first has no influence on the result, and states pass from hand to hand once per 2^shift[2] tiles.
 #pragma once
 
 #include "carry.cuh"
@@ -62,7 +62,7 @@ struct TaggedCarry {
 };
 
 // Two parts of a block have a share in it, of kChannels threads each: while the holders find out what the tile does to a
-// state, the askers wait for other tiles.
+// state, the askers wait for other tiles. Threads of one warp may be of both; each of them makes progress on its own.
 template <class Tile, bool kCuts>
 class LookBack {
 public:

@@ -1,10 +1,10 @@
 // Which tile each kernel uses: channels per thread, steps per thread, threads across channels, threads along
-// time, the blocks per multiprocessor to keep registers for, the packets polled at a time, and the stages. Each line can
-// be overridden when compiling.
+// time, the blocks per multiprocessor to keep registers for, the packets of a run polled at a time, and the stages. Each
+// line can be overridden when compiling.
 //
-// Measured on an H200. Of two stages a block holds 64 KB to 99 KB of inputs in shared memory, two or three blocks to a
-// multiprocessor, and cards with 100 KB still run one; of one stage up to 80 KB. More packets at a time cost more
-// instructions than they save.
+// Measured on an H200. Of two stages a block holds 48 KB to 99 KB of inputs in shared memory, two or three blocks to a
+// multiprocessor, and cards with 100 KB still run one; of one stage up to 80 KB. Packets that are polled at the same time
+// save a wait, up to three of them, as many as a group of a wide tensor has, unless they cost registers that are not there.
 #pragma once
 
 #include "tile.cuh"
@@ -13,19 +13,19 @@
 #define QUICK_SSM_FORWARD_F32 4, 4, 8, 16, 3, 3, 2
 #endif
 #ifndef QUICK_SSM_FORWARD_F16
-#define QUICK_SSM_FORWARD_F16 4, 8, 16, 16, 2, 3, 1
+#define QUICK_SSM_FORWARD_F16 4, 8, 16, 16, 2, 2, 1
 #endif
 #ifndef QUICK_SSM_FORWARD_BF16
 #define QUICK_SSM_FORWARD_BF16 4, 8, 16, 16, 2, 3, 1
 #endif
 #ifndef QUICK_SSM_FORWARD_F64
-#define QUICK_SSM_FORWARD_F64 1, 4, 32, 8, 3, 2, 2
+#define QUICK_SSM_FORWARD_F64 1, 4, 32, 8, 3, 1, 2
 #endif
 #ifndef QUICK_SSM_BACKWARD_F32
 #define QUICK_SSM_BACKWARD_F32 2, 4, 32, 8, 2, 3, 2
 #endif
 #ifndef QUICK_SSM_BACKWARD_F16
-#define QUICK_SSM_BACKWARD_F16 4, 4, 16, 16, 2, 3, 2
+#define QUICK_SSM_BACKWARD_F16 4, 4, 16, 16, 2, 2, 2
 #endif
 #ifndef QUICK_SSM_BACKWARD_BF16
 #define QUICK_SSM_BACKWARD_BF16 4, 4, 16, 16, 2, 3, 2
@@ -61,10 +61,10 @@
 #define QUICK_SSM_NARROW_FORWARD_F32 4, 8, 8, 16, 3, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_FORWARD_F16
-#define QUICK_SSM_NARROW_FORWARD_F16 8, 8, 8, 16, 3, 3, 1
+#define QUICK_SSM_NARROW_FORWARD_F16 8, 8, 8, 16, 3, 1, 1
 #endif
 #ifndef QUICK_SSM_NARROW_FORWARD_BF16
-#define QUICK_SSM_NARROW_FORWARD_BF16 8, 8, 8, 16, 3, 3, 1
+#define QUICK_SSM_NARROW_FORWARD_BF16 8, 8, 8, 16, 3, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_FORWARD_F64
 #define QUICK_SSM_NARROW_FORWARD_F64 1, 8, 16, 16, 2, 2, 1
@@ -73,7 +73,7 @@
 #define QUICK_SSM_NARROW_BACKWARD_F32 4, 8, 8, 8, 4, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_BACKWARD_F16
-#define QUICK_SSM_NARROW_BACKWARD_F16 8, 4, 8, 16, 3, 2, 1
+#define QUICK_SSM_NARROW_BACKWARD_F16 8, 4, 8, 16, 3, 1, 1
 #endif
 #ifndef QUICK_SSM_NARROW_BACKWARD_BF16
 #define QUICK_SSM_NARROW_BACKWARD_BF16 8, 4, 8, 16, 3, 2, 1
@@ -97,10 +97,10 @@
 #define QUICK_SSM_NARROW_GATED_BACKWARD_F32 4, 4, 8, 16, 3, 2, 1
 #endif
 #ifndef QUICK_SSM_NARROW_GATED_BACKWARD_F16
-#define QUICK_SSM_NARROW_GATED_BACKWARD_F16 4, 4, 16, 16, 2, 2, 1
+#define QUICK_SSM_NARROW_GATED_BACKWARD_F16 4, 4, 16, 16, 2, 1, 1
 #endif
 #ifndef QUICK_SSM_NARROW_GATED_BACKWARD_BF16
-#define QUICK_SSM_NARROW_GATED_BACKWARD_BF16 4, 4, 16, 16, 2, 2, 1
+#define QUICK_SSM_NARROW_GATED_BACKWARD_BF16 4, 4, 16, 16, 2, 1, 1
 #endif
 #ifndef QUICK_SSM_NARROW_GATED_BACKWARD_F64
 #define QUICK_SSM_NARROW_GATED_BACKWARD_F64 1, 4, 16, 16, 2, 2, 1
