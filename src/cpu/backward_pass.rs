@@ -11,7 +11,7 @@
 use super::buffer::{BlockMut, Buffer};
 use super::chain::{carry_over, chunks, compose, run_jobs, Chain, Composite};
 use super::form::{Adjoint, Form, Gradients, Terms};
-use super::forward_pass::{copy, Advance};
+use super::forward_pass::{begin, copy, Advance};
 use super::plan::{Job, Plan};
 use super::pointer::Pointer;
 use super::simd::{dispatch, sweep, Element, Isa, Lanes, Recurrence, Vectorised};
@@ -27,8 +27,11 @@ pub(crate) struct Backward<'a, D: Gradients> {
     pub form: D::Form,
     /// The gradient of `y`.
     pub g: View<'a, D::Out>,
-    /// `[chunks, D]`
-    pub saved: &'a [Acc<D>],
+    /// `[N, D]`; zeros where there is none.
+    pub h0: Option<&'a [Acc<D>]>,
+    /// The states before the chunks, `[chunks, D]`. Where there are none, every job computes those of its own steps first,
+    /// and so has to begin its sequence.
+    pub saved: Option<&'a [Acc<D>]>,
     /// The gradient of the last states, `[N, D]`; zeros where there is none.
     pub grad_last: Option<&'a [Acc<D>]>,
     pub gradients: D,
@@ -50,6 +53,8 @@ impl<D: Gradients> Backward<'_, D> {
 struct Scratch<D: Gradients> {
     /// The state before a chunk and after each of its steps.
     states: Vec<Acc<D>>,
+    /// The states before the chunks of a job, where none are saved.
+    own: Vec<Acc<D>>,
     carry: Vec<Acc<D>>,
     z: Vec<Acc<D>>,
     tile: Composite<Acc<D>>,
@@ -59,8 +64,8 @@ struct Scratch<D: Gradients> {
 
 impl<D: Gradients> Default for Scratch<D> {
     fn default() -> Self {
-        let (states, carry, z, g) = Default::default();
-        Self { states, carry, z, tile: Composite::default(), rows: Default::default(), g }
+        let (states, own, carry, z, g) = Default::default();
+        Self { states, own, carry, z, tile: Composite::default(), rows: Default::default(), g }
     }
 }
 
@@ -77,7 +82,7 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let Self { scan, chain, job, scratch } = self;
-        let Scratch { states, carry, z, tile, rows, g } = scratch;
+        let Scratch { states, own, carry, z, tile, rows, g } = scratch;
         let sequence = &scan.plan.sequences[job.sequence];
         let (columns, width) = (&job.columns, job.columns.len());
         let state = sequence.index * scan.channels + columns.start;
@@ -88,26 +93,41 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
             // SAFETY: all blocks are of this place; the caller vouches for the processor.
             unsafe { compose_tile::<I, _, _>(terms, g, tile, (place.rows(), width)) };
         }
-        z.clear();
-        match (job.last, scan.grad_last) {
-            (true, None) => z.resize(width, <Acc<D>>::default()),
-            (true, Some(grad)) => z.extend_from_slice(&grad[state..state + width]),
-            (false, _) => z.extend_from_slice(chain.wait(job.tile + 1, sequence.index)),
-        }
+        let after = match job.last {
+            true => scan.grad_last.map(|grad| &grad[state..state + width]),
+            false => Some(chain.wait(job.tile + 1, sequence.index)),
+        };
+        begin(z, after, width);
         if job.tile > 0 {
             carry_over(z, tile);
             chain.publish(job.tile, sequence.index, &tile.state);
         }
 
         let need_states = scan.gradients.need_states();
+        if need_states && scan.saved.is_none() {
+            own.clear();
+            begin(carry, scan.h0.map(|h0| &h0[state..state + width]), width);
+            for steps in chunks(&job.steps, scan.plan.chunk_len) {
+                own.extend_from_slice(carry);
+                if steps.end < job.steps.end {
+                    let place = sequence.place(&steps, columns);
+                    let advance = Advance { terms: scan.form.terms(&place, rows), h: Pointer::to_mut(carry) };
+                    // SAFETY: the terms are of this place; the caller vouches for the processor.
+                    unsafe { sweep::<I, _>(&advance, place.rows(), width) };
+                }
+            }
+        }
         for steps in chunks(&job.steps, scan.plan.chunk_len).rev() {
             let place = sequence.place(&steps, columns);
             let chunk = scan.plan.chunk(sequence, steps.start);
             if need_states {
-                let at = chunk * scan.channels + columns.start;
+                let (saved, at) = match scan.saved {
+                    Some(saved) => (saved, chunk * scan.channels + columns.start),
+                    None => (&own[..], (steps.start - job.steps.start) / scan.plan.chunk_len * width),
+                };
                 states.resize((place.rows() + 1) * width, <Acc<D>>::default());
                 let (first, after) = states.split_at_mut(width);
-                first.copy_from_slice(&scan.saved[at..at + width]);
+                first.copy_from_slice(&saved[at..at + width]);
                 carry.clear();
                 carry.extend_from_slice(first);
                 let advance = Advance { terms: scan.form.terms(&place, rows), h: Pointer::to_mut(carry) };

@@ -130,6 +130,17 @@ impl<T> BlockMut<T> {
         Self::new(Pointer::to_mut(elements), width as isize, rows, width)
     }
 
+    /// The rows from this one on.
+    #[inline(always)]
+    pub fn from_row(&self, row: isize) -> Self {
+        Self {
+            first: self.first.offset(row * self.stride),
+            #[cfg(debug_assertions)]
+            size: (self.size.0 - row as usize, self.size.1),
+            ..*self
+        }
+    }
+
     /// Where a channel of a row is.
     #[inline(always)]
     pub fn at(&self, row: isize, channel: usize) -> Pointer<*mut T> {

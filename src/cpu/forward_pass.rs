@@ -85,12 +85,11 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
                 }
             }
         }
-        h.clear();
-        match (job.tile, scan.h0) {
-            (0, None) => h.resize(width, F::Acc::default()),
-            (0, Some(h0)) => h.extend_from_slice(&h0[state..state + width]),
-            (tile, _) => h.extend_from_slice(chain.wait(tile, sequence.index)),
-        }
+        let before = match job.tile {
+            0 => scan.h0.map(|h0| &h0[state..state + width]),
+            tile => Some(chain.wait(tile, sequence.index)),
+        };
+        begin(h, before, width);
         if !job.last {
             carry_over(h, tile);
             chain.publish(job.tile + 1, sequence.index, &tile.state);
@@ -170,6 +169,15 @@ unsafe fn advance<I: Isa, X: Terms, O: Element<Acc = X::Acc>>(
             None => sweep::<I, _>(&advance, rows, width),
             Some(y) => sweep::<I, _>(&Output { advance, y }, rows, width),
         }
+    }
+}
+
+/// Makes a carry that of the channels before a job; zeros where there is none.
+pub(crate) fn begin<A: Copy + Default>(carry: &mut Vec<A>, before: Option<&[A]>, width: usize) {
+    carry.clear();
+    match before {
+        None => carry.resize(width, A::default()),
+        Some(before) => carry.extend_from_slice(before),
     }
 }
 

@@ -164,7 +164,7 @@ fn typed_backward<T: Element, G: Element<Acc = T::Acc>>(
     let buffer = |wanted: bool| wanted.then(|| Buffer::<T>::new(p.batch * p.len * p.channels)).transpose();
     let (dx, da, db, dc) = (buffer(wanted.x)?, buffer(wanted.a)?, buffer(wanted.b)?, buffer(wanted.c)?);
     let saved = match saved {
-        None if wanted.a || wanted.c => forward(p, inputs, false, false, true)?.saved,
+        None if (wanted.a || wanted.c) && Plan::new(p)?.tiles > 1 => forward(p, inputs, false, false, true)?.saved,
         saved => saved.cloned(),
     };
     let (held, one) = (HeldInputs::new(inputs), T::narrow(T::Acc::ONE));
@@ -177,7 +177,8 @@ fn typed_backward<T: Element, G: Element<Acc = T::Acc>>(
         dc: dc.as_ref(),
         out: PhantomData,
     };
-    let h0 = run_backward(p, held.form(&one)?, gradients, saved.as_ref(), grad_y, grad_last, wanted.h0)?;
+    let h0 =
+        run_backward(p, held.form(&one)?, gradients, inputs.h0.as_ref(), saved.as_ref(), grad_y, grad_last, wanted.h0)?;
     // SAFETY: the pass has run.
     let result = |buffer: Option<Buffer<T>>| buffer.map(|b| unsafe { tensor(b, p.dims()) }).transpose();
     Ok(Gradients { x: result(dx)?, a: result(da)?, b: result(db)?, c: result(dc)?, h0 })
@@ -195,7 +196,9 @@ fn typed_backward_gated<T: Element, G: Element<Acc = T::Acc>>(
     let dp = wanted.p.then(|| Buffer::<T>::new(rows * PARTS * p.channels)).transpose()?;
     let y = wanted.y.then(|| Buffer::<G>::new(rows * p.channels)).transpose()?;
     let saved = match saved {
-        None if wanted.p || wanted.a_bias || wanted.y => forward_gated(p, inputs, false, false, true)?.saved,
+        None if (wanted.p || wanted.a_bias || wanted.y) && Plan::new(p)?.tiles > 1 => {
+            forward_gated(p, inputs, false, false, true)?.saved
+        }
         saved => saved.cloned(),
     };
     let chunks = Plan::new(p)?.chunks;
@@ -208,7 +211,8 @@ fn typed_backward_gated<T: Element, G: Element<Acc = T::Acc>>(
         d_bias: d_bias.as_ref(),
         y: y.as_ref(),
     };
-    let h0 = run_backward(p, held.form()?, gradients, saved.as_ref(), grad_y, grad_last, wanted.h0)?;
+    let h0 =
+        run_backward(p, held.form()?, gradients, inputs.h0.as_ref(), saved.as_ref(), grad_y, grad_last, wanted.h0)?;
     let d_bias = d_bias.map(|sums| {
         // SAFETY: the pass has run.
         let total = total(&unsafe { sums.into_vec() }, p.channels);
@@ -233,6 +237,7 @@ fn run_backward<D: form::Gradients>(
     p: &Problem,
     form: D::Form,
     gradients: D,
+    h0: Option<&Tensor>,
     saved: Option<&Tensor>,
     grad_y: Option<&Tensor>,
     grad_last: Option<&Tensor>,
@@ -240,7 +245,7 @@ fn run_backward<D: form::Gradients>(
 ) -> Result<Option<Tensor>> {
     let plan = Plan::new(p)?;
     let zero = D::Out::narrow(<D::Out as Element>::Acc::default());
-    let states = saved.filter(|_| gradients.need_states()).map(Held::new);
+    let (h0, states) = (h0.map(Held::new), saved.filter(|_| gradients.need_states()).map(Held::new));
     let grad_y = grad_y.map(|g| g.to_dtype(D::Out::DTYPE)).transpose()?;
     let (g, grad_last) = (grad_y.as_ref().map(Held::new), grad_last.map(Held::new));
     let dh0 = wanted.then(|| Buffer::new(p.num_sequences() * p.channels)).transpose()?;
@@ -249,7 +254,8 @@ fn run_backward<D: form::Gradients>(
         channels: p.channels,
         form,
         g: g.as_ref().map_or(Ok(View::constant(&zero)), Held::view)?,
-        saved: states.as_ref().map_or(Ok(&[][..]), Held::contiguous)?,
+        h0: h0.as_ref().map(Held::contiguous).transpose()?,
+        saved: states.as_ref().map(Held::contiguous).transpose()?,
         grad_last: grad_last.as_ref().map(Held::contiguous).transpose()?,
         gradients,
         dh0: dh0.as_ref(),

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use super::buffer::{BlockMut, Buffer};
 use super::form::{Adjoint, Form, Gradients, Terms};
-use super::simd::{Element, Isa, Lanes, Recurrence};
+use super::simd::{whole_row, Element, Isa, Lanes, Recurrence};
 use super::view::{Block, Place, View};
 
 /// The arguments, `[B, L, D]` each.
@@ -106,14 +106,6 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for PlainGradients<'a, 
     }
 }
 
-/// Fetches a row to come where rows of as many elements are short: with f32 the processor foresees them.
-#[inline(always)]
-fn fetch_ahead<I: Isa, T: Element>(to: &BlockMut<T>, row: isize, at: usize) {
-    if size_of::<T>() < size_of::<f32>() {
-        to.fetch_ahead::<I>(row, at);
-    }
-}
-
 /// With `dh_t = c_t g_t + z_{t+1}`:
 ///
 /// ```text
@@ -126,6 +118,32 @@ pub(crate) struct PlainSteps<'s, T, G: Element> {
     da: Option<BlockMut<T>>,
     db: Option<BlockMut<T>>,
     dc: Option<BlockMut<T>>,
+}
+
+impl<T: Element, G: Element> PlainSteps<'_, T, G> {
+    /// The steps from this row on.
+    #[inline(always)]
+    fn from_row(&self, row: isize) -> Self {
+        let PlainTerms { x, a, b, c } = &self.terms;
+        let Adjoint { g, h, z } = &self.adjoint;
+        let from = |block: BlockMut<T>| block.from_row(row);
+        Self {
+            terms: PlainTerms { x: x.from_row(row), a: a.from_row(row), b: b.from_row(row), c: c.from_row(row) },
+            adjoint: Adjoint { g: g.from_row(row), h: h.from_row(row), z: *z },
+            dx: self.dx.map(from),
+            da: self.da.map(from),
+            db: self.db.map(from),
+            dc: self.dc.map(from),
+        }
+    }
+}
+
+/// Fetches a row to come where rows of as many elements are short: with f32 the processor foresees them.
+#[inline(always)]
+fn fetch_ahead<I: Isa, T: Element>(to: BlockMut<T>, row: isize, at: usize) {
+    if size_of::<T>() < size_of::<f32>() {
+        to.fetch_ahead::<I>(row, at);
+    }
 }
 
 impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for PlainSteps<'_, T, G> {
@@ -146,22 +164,39 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for PlainSteps<'_, T, G> {
             let g = I::read(g.at(row, at));
             let dh = I::read(c.at(row, at)).mul(g).add(z);
             if let Some(dx) = self.dx {
-                fetch_ahead::<I, T>(&dx, row, at);
+                fetch_ahead::<I, T>(dx, row, at);
                 I::write(I::read(b.at(row, at)).mul(dh), dx.at(row, at));
             }
             if let Some(db) = self.db {
-                fetch_ahead::<I, T>(&db, row, at);
+                fetch_ahead::<I, T>(db, row, at);
                 I::write(I::read(x.at(row, at)).mul(dh), db.at(row, at));
             }
             if let Some(dc) = self.dc {
-                fetch_ahead::<I, T>(&dc, row, at);
+                fetch_ahead::<I, T>(dc, row, at);
                 I::write(I::read(h.at(row, at)).mul(g), dc.at(row, at));
             }
             if let Some(da) = self.da {
-                fetch_ahead::<I, T>(&da, row, at);
+                fetch_ahead::<I, T>(da, row, at);
                 I::write(I::read(h.at(row + 1, at)).mul(dh), da.at(row, at));
             }
             I::read(a.at(row, at)).mul(dh).flush()
+        }
+    }
+
+    /// The addresses in ten tensors are more than the processor has registers for: they are those of the row, and what is
+    /// wanted is known before, not found out for every vector.
+    #[inline(always)]
+    unsafe fn whole_row<I: Isa>(&self, row: isize, vectors: usize) {
+        let steps = self.from_row(row);
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match (steps.dx, steps.da, steps.db, steps.dc) {
+                (Some(dx), Some(da), Some(db), Some(dc)) => {
+                    let all = Self { dx: Some(dx), da: Some(da), db: Some(db), dc: Some(dc), ..steps };
+                    whole_row::<I, _>(&all, 0, vectors);
+                }
+                _ => whole_row::<I, _>(&steps, 0, vectors),
+            }
         }
     }
 

@@ -183,6 +183,17 @@ impl<'a, T> Block<'a, T> {
         Self::new(Pointer::to(elements).add(last), -(width as isize), elements.len() / width.max(1), width)
     }
 
+    /// The rows from this one on.
+    #[inline(always)]
+    pub fn from_row(&self, row: isize) -> Self {
+        Self {
+            first: self.first.offset(row * self.stride),
+            #[cfg(debug_assertions)]
+            size: (self.size.0 - row as usize, self.size.1),
+            ..*self
+        }
+    }
+
     /// Where a channel of a row is.
     #[inline(always)]
     pub fn at(&self, row: isize, channel: usize) -> Pointer<*const T> {

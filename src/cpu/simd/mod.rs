@@ -163,6 +163,19 @@ pub(crate) trait Recurrence {
         carry: Self::Carry<I::V<Self::Acc>>,
     ) -> Self::Carry<I::V<Self::Acc>>;
 
+    /// Computes a row of so many vectors, each with the carry that [`load`](Self::load) finds.
+    ///
+    /// # Safety
+    /// As for [`row`](Self::row).
+    #[inline(always)]
+    unsafe fn whole_row<I: Isa>(&self, row: isize, vectors: usize)
+    where
+        Self: Sized,
+    {
+        // SAFETY: passed on to the caller.
+        unsafe { whole_row::<I, _>(self, row, vectors) };
+    }
+
     /// Puts the carry out of the last row where [`load`](Self::load) found it.
     ///
     /// # Safety
@@ -189,16 +202,26 @@ pub(crate) unsafe fn sweep<I: Isa, K: Recurrence>(kernel: &K, rows: usize, width
             2 => sweep_columns::<I, K, 2>(kernel, rows, 0),
             _ => {
                 for row in 0..rows as isize {
-                    for vector in 0..vectors {
-                        let at = vector * lanes;
-                        kernel.store::<I>(at, kernel.row::<I>(row, at, kernel.load::<I>(at)));
-                    }
+                    kernel.whole_row::<I>(row, vectors);
                 }
             }
         }
         for at in vectors * lanes..width {
             sweep_columns::<Scalar, K, 1>(kernel, rows, at);
         }
+    }
+}
+
+/// Runs one row of a recurrence, over so many vectors.
+///
+/// # Safety
+/// As for [`Recurrence::row`].
+#[inline(always)]
+pub(crate) unsafe fn whole_row<I: Isa, K: Recurrence>(kernel: &K, row: isize, vectors: usize) {
+    for vector in 0..vectors {
+        let at = vector * <I::V<K::Acc>>::LEN;
+        // SAFETY: passed on to the caller.
+        unsafe { kernel.store::<I>(at, kernel.row::<I>(row, at, kernel.load::<I>(at))) };
     }
 }
 

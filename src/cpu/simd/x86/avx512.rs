@@ -26,15 +26,13 @@ pub(crate) unsafe fn run<F: Vectorised>(f: F) -> F::Output {
 
 isa!(Avx512: Avx512, read_avx512, write_avx512);
 
-/// The classes of negative zero and of what lies between zero and the smallest normal number.
-const ALMOST_ZERO: i32 = 0x24;
-/// The second one of them.
+/// The class of what lies between zero and the smallest normal number.
 const SUBNORMAL: i32 = 0x20;
 
 macro_rules! lanes {
     ($name:ident, $acc:ident, $vector:ident, $len:literal, $load:ident, $store:ident, $read:ident, $write:ident,
-     $set1:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $max:ident, $or:ident, $class:ident, $cmp:ident,
-     $mask_mov:ident, $maskz_mov:ident, $blend:ident, $signs:ident, $to_bits:ident, $from_bits:ident,
+     $set1:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $max:ident, $or:ident, $test:ident,
+     $set1_bits:ident, $cmp:ident, $maskz_mov:ident, $blend:ident, $signs:ident, $to_bits:ident, $from_bits:ident,
      $shift:ident) => {
         /// A register, which is a cache line.
         #[derive(Clone, Copy)]
@@ -76,8 +74,9 @@ macro_rules! lanes {
 
             #[inline(always)]
             fn flush(self) -> Self {
-                // SAFETY: see above.
-                unsafe { Self($mask_mov(self.0, $class::<ALMOST_ZERO>(self.0), $set1(0.))) }
+                const EXPONENT: $acc = $acc::INFINITY;
+                // SAFETY: see above. The exponent of what is kept has a bit that is set.
+                unsafe { Self($maskz_mov($test($to_bits(self.0), $set1_bits(EXPONENT.to_bits() as _)), self.0)) }
             }
 
             #[inline(always)]
@@ -145,9 +144,9 @@ lanes!(
     _mm512_div_ps,
     _mm512_max_ps,
     _mm512_or_ps,
-    _mm512_fpclass_ps_mask,
+    _mm512_test_epi32_mask,
+    _mm512_set1_epi32,
     _mm512_cmp_ps_mask,
-    _mm512_mask_mov_ps,
     _mm512_maskz_mov_ps,
     _mm512_mask_blend_ps,
     _mm512_movepi32_mask,
@@ -171,9 +170,9 @@ lanes!(
     _mm512_div_pd,
     _mm512_max_pd,
     _mm512_or_pd,
-    _mm512_fpclass_pd_mask,
+    _mm512_test_epi64_mask,
+    _mm512_set1_epi64,
     _mm512_cmp_pd_mask,
-    _mm512_mask_mov_pd,
     _mm512_maskz_mov_pd,
     _mm512_mask_blend_pd,
     _mm512_movepi64_mask,
