@@ -177,8 +177,15 @@ fn typed_backward<T: Element, G: Element<Acc = T::Acc>>(
         dc: dc.as_ref(),
         out: PhantomData,
     };
-    let h0 =
-        run_backward(p, held.form(&one)?, gradients, inputs.h0.as_ref(), saved.as_ref(), grad_y, grad_last, wanted.h0)?;
+    let h0 = run_backward(
+        p,
+        held.form(&one)?,
+        gradients,
+        inputs.h0.as_ref(),
+        saved.as_ref(),
+        [grad_y, grad_last],
+        wanted.h0,
+    )?;
     // SAFETY: the pass has run.
     let result = |buffer: Option<Buffer<T>>| buffer.map(|b| unsafe { tensor(b, p.dims()) }).transpose();
     Ok(Gradients { x: result(dx)?, a: result(da)?, b: result(db)?, c: result(dc)?, h0 })
@@ -212,7 +219,7 @@ fn typed_backward_gated<T: Element, G: Element<Acc = T::Acc>>(
         y: y.as_ref(),
     };
     let h0 =
-        run_backward(p, held.form()?, gradients, inputs.h0.as_ref(), saved.as_ref(), grad_y, grad_last, wanted.h0)?;
+        run_backward(p, held.form()?, gradients, inputs.h0.as_ref(), saved.as_ref(), [grad_y, grad_last], wanted.h0)?;
     let d_bias = d_bias.map(|sums| {
         // SAFETY: the pass has run.
         let total = total(&unsafe { sums.into_vec() }, p.channels);
@@ -239,8 +246,7 @@ fn run_backward<D: form::Gradients>(
     gradients: D,
     h0: Option<&Tensor>,
     saved: Option<&Tensor>,
-    grad_y: Option<&Tensor>,
-    grad_last: Option<&Tensor>,
+    [grad_y, grad_last]: [Option<&Tensor>; 2],
     wanted: bool,
 ) -> Result<Option<Tensor>> {
     let plan = Plan::new(p)?;

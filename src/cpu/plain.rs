@@ -123,13 +123,13 @@ pub(crate) struct PlainSteps<'s, T, G: Element> {
 impl<T: Element, G: Element> PlainSteps<'_, T, G> {
     /// The steps from this row on.
     #[inline(always)]
-    fn from_row(&self, row: isize) -> Self {
+    fn at_row(&self, row: isize) -> Self {
         let PlainTerms { x, a, b, c } = &self.terms;
         let Adjoint { g, h, z } = &self.adjoint;
-        let from = |block: BlockMut<T>| block.from_row(row);
+        let from = |block: BlockMut<T>| block.at_row(row);
         Self {
-            terms: PlainTerms { x: x.from_row(row), a: a.from_row(row), b: b.from_row(row), c: c.from_row(row) },
-            adjoint: Adjoint { g: g.from_row(row), h: h.from_row(row), z: *z },
+            terms: PlainTerms { x: x.at_row(row), a: a.at_row(row), b: b.at_row(row), c: c.at_row(row) },
+            adjoint: Adjoint { g: g.at_row(row), h: h.at_row(row), z: *z },
             dx: self.dx.map(from),
             da: self.da.map(from),
             db: self.db.map(from),
@@ -187,7 +187,7 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for PlainSteps<'_, T, G> {
     /// wanted is known before, not found out for every vector.
     #[inline(always)]
     unsafe fn whole_row<I: Isa>(&self, row: isize, vectors: usize) {
-        let steps = self.from_row(row);
+        let steps = self.at_row(row);
         // SAFETY: passed on to the caller.
         unsafe {
             match (steps.dx, steps.da, steps.db, steps.dc) {

@@ -185,7 +185,7 @@ impl<'a, T> Block<'a, T> {
 
     /// The rows from this one on.
     #[inline(always)]
-    pub fn from_row(&self, row: isize) -> Self {
+    pub fn at_row(&self, row: isize) -> Self {
         Self {
             first: self.first.offset(row * self.stride),
             #[cfg(debug_assertions)]
