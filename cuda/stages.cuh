@@ -29,8 +29,9 @@ public:
         current_ = loaded();
     }
 
-    // What a thread copies of a tile, of each input at the same place.
+    // Whether the thread is a loader.
     QUICK_SSM_DEVICE static bool loads() { return loader() >= 0; }
+    // What a loader copies of a tile, of each input at the same place.
     struct Turn {
         int row, column;   // the first one, in the tile
         int64_t time;      // of the row
@@ -42,14 +43,13 @@ public:
         Turn turn;
         turn.row = loader() / kPieces, turn.column = loader() % kPieces * kPiece;
         turn.batch = place.batch, turn.channel = place.channel + static_cast<uint32_t>(turn.column);
-        const int64_t time = static_cast<int64_t>(place.chunk) * Tile::kLength, left = params.length - time;
-        turn.time = time + turn.row;
-        turn.steps = turn.channel >= params.channels ? 0 : left < Tile::kLength ? static_cast<int>(left) : Tile::kLength;
+        turn.time = static_cast<int64_t>(place.chunk) * Tile::kLength + turn.row;
+        turn.steps = steps_inside(params, place, turn.channel);
         turn.whole = turn.steps == Tile::kLength;
         return turn;
     }
 
-    // Loads a tile of one input into the stage that is not read, or the only one. All threads take part. Steps and
+    // Loads a tile of one input into the stage that is not read, or the only one. All loaders take part. Steps and
     // channels beyond the tensor get `fill`, and so does all where the input is not needed.
     QUICK_SSM_DEVICE void load(const Operand& operand, int input, bool needed, float fill, const Turn& turn) {
         const int64_t stride = kRows * operand.time_stride;
@@ -91,8 +91,8 @@ public:
     QUICK_SSM_DEVICE static void prefetch(const Params& params, const Operand& operand, const Place& place) {
         const int row = loader() / kLines, column = loader() % kLines * (kLineBytes / kBytes);
         const uint32_t channel = place.channel + static_cast<uint32_t>(column);
-        const int64_t time = static_cast<int64_t>(place.chunk) * Tile::kLength, left = params.length - time;
-        const int steps = channel >= params.channels ? 0 : left < Tile::kLength ? static_cast<int>(left) : Tile::kLength;
+        const int64_t time = static_cast<int64_t>(place.chunk) * Tile::kLength;
+        const int steps = steps_inside(params, place, channel);
         const int64_t stride = kLineRows * operand.time_stride;
         const T* from = static_cast<const T*>(operand.data) + place.batch * operand.batch_stride +
                         (time + row) * operand.time_stride + static_cast<int64_t>(channel) * operand.channel_stride;
@@ -116,6 +116,11 @@ private:
     static constexpr int kLineTurns = (Tile::kLength + kLineRows - 1) / kLineRows;
     static_assert(Tile::kLoaders % kLines == 0, "a thread stays in its column");
 
+    // The steps of a tile that lie inside the tensors; none where the channel does not.
+    QUICK_SSM_DEVICE static int steps_inside(const Params& params, const Place& place, uint32_t channel) {
+        const int64_t left = params.length - static_cast<int64_t>(place.chunk) * Tile::kLength;
+        return channel >= params.channels ? 0 : left < Tile::kLength ? static_cast<int>(left) : Tile::kLength;
+    }
     QUICK_SSM_DEVICE static int loader() { return thread_index() - (Tile::kThreads - Tile::kLoaders); }
     QUICK_SSM_DEVICE int loaded() const { return Tile::kStages - 1 - current_; }
 
