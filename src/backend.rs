@@ -6,7 +6,7 @@ use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 #[cfg(any(feature = "cuda", feature = "simt"))]
-use crate::cuda::passes::{self, Given, Terms};
+use crate::cuda::passes::{self, Terms};
 use crate::problem::Problem;
 
 /// The arguments in the form in which kernels read them: untracked; `x`, `a`, `b`, `c` `[B, L, D]` with any strides of
@@ -203,22 +203,31 @@ pub(crate) fn forward_gated(p: &Problem, inputs: &GatedInputs, y: bool, last: bo
     })
 }
 
-/// The backward pass, from the gradients of `y` and of the last states, where there are such.
-///
-/// Without `saved` it computes the states between chunks first.
-pub(crate) fn backward(
-    p: &Problem,
-    inputs: &Inputs,
-    saved: Option<&Tensor>,
-    grad_y: Option<&Tensor>,
-    grad_last: Option<&Tensor>,
-    wanted: Wanted,
-) -> Result<Gradients> {
-    let grad_y = grad_y.map(readable).transpose()?;
-    let grad_last = grad_last.map(|g| state(p, g)).transpose()?;
-    let (grad_y, grad_last) = (grad_y.as_ref(), grad_last.as_ref());
-    on_device!(p, cpu::backward(p, inputs, saved, grad_y, grad_last, wanted), |machine| {
-        passes::backward(machine, p, inputs, Given { saved, grad_y, grad_last }, wanted)
+/// What a backward pass starts from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Given<'a> {
+    /// The states that the forward pass has saved; without them the backward pass computes them first.
+    pub saved: Option<&'a Tensor>,
+    /// The gradient of `y`; `None` stands for zeros.
+    pub grad_y: Option<&'a Tensor>,
+    /// The gradient of the last states; `None` stands for zeros.
+    pub grad_last: Option<&'a Tensor>,
+}
+
+impl Given<'_> {
+    /// Both gradients in the form in which kernels read them.
+    fn readable(self, p: &Problem) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad_last = self.grad_last.map(|g| state(p, g)).transpose()?;
+        Ok((self.grad_y.map(readable).transpose()?, grad_last))
+    }
+}
+
+/// The backward pass.
+pub(crate) fn backward(p: &Problem, inputs: &Inputs, from: Given, wanted: Wanted) -> Result<Gradients> {
+    let (grad_y, grad_last) = from.readable(p)?;
+    let from = Given { grad_y: grad_y.as_ref(), grad_last: grad_last.as_ref(), ..from };
+    on_device!(p, cpu::backward(p, inputs, from, wanted), |machine| {
+        passes::backward(machine, p, inputs, from, wanted)
     })
 }
 
@@ -226,16 +235,13 @@ pub(crate) fn backward(
 pub(crate) fn backward_gated(
     p: &Problem,
     inputs: &GatedInputs,
-    saved: Option<&Tensor>,
-    grad_y: Option<&Tensor>,
-    grad_last: Option<&Tensor>,
+    from: Given,
     wanted: GatedWanted,
 ) -> Result<GatedGradients> {
-    let grad_y = grad_y.map(readable).transpose()?;
-    let grad_last = grad_last.map(|g| state(p, g)).transpose()?;
-    let (grad_y, grad_last) = (grad_y.as_ref(), grad_last.as_ref());
-    on_device!(p, cpu::backward_gated(p, inputs, saved, grad_y, grad_last, wanted), |machine| {
-        passes::backward_gated(machine, p, inputs, Given { saved, grad_y, grad_last }, wanted)
+    let (grad_y, grad_last) = from.readable(p)?;
+    let from = Given { grad_y: grad_y.as_ref(), grad_last: grad_last.as_ref(), ..from };
+    on_device!(p, cpu::backward_gated(p, inputs, from, wanted), |machine| {
+        passes::backward_gated(machine, p, inputs, from, wanted)
     })
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{bail, Error, Result, Shape, Tensor};
 
 use crate::autograd::{attach, Backward};
-use crate::backend::{backward_gated, cast, forward_gated, Forward, GatedInputs, GatedWanted};
+use crate::backend::{backward_gated, cast, forward_gated, Forward, GatedInputs, GatedWanted, Given};
 use crate::problem::{check_gated, Problem};
 use crate::scan::Scan;
 
@@ -110,8 +110,8 @@ impl Backward for GatedOp {
         let tracked = |t: Option<&Tensor>| t.is_some_and(Tensor::track_op);
         let wanted = GatedWanted { p: p.track_op(), a_bias: tracked(a_bias), h0: tracked(h0), y: false };
         let arguments = GatedInputs::new(&self.problem, p, a_bias, h0)?;
-        let (saved, grad_y, grad_last) = (self.saved.as_ref(), grad_y.as_ref(), grad_last.as_ref());
-        let grads = backward_gated(&self.problem, &arguments, saved, grad_y, grad_last, wanted)?;
+        let from = Given { saved: self.saved.as_ref(), grad_y: grad_y.as_ref(), grad_last: grad_last.as_ref() };
+        let grads = backward_gated(&self.problem, &arguments, from, wanted)?;
         let mut all = vec![grads.p];
         for (input, grad) in [(a_bias, grads.a_bias), (h0, grads.h0)] {
             if let Some(input) = input {

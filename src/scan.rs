@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{bail, DType, Error, Result, Shape, Tensor};
 
 use crate::autograd::{attach, Backward};
-use crate::backend::{backward, cast, forward, Forward, Gradients, Inputs, Wanted};
+use crate::backend::{backward, cast, forward, Forward, Given, Gradients, Inputs, Wanted};
 use crate::problem::{
     accumulation_dtype, check_addressable, check_float, check_inputs, check_offsets, Problem, Sequences,
 };
@@ -163,7 +163,8 @@ impl Scan {
         problem.check_grad_y(grad_y, x)?;
         let inputs = Inputs::new(&problem, x, a, b, Some(c), self.initial_state.as_ref())?;
         let wanted = Wanted { x: true, a: true, b: true, c: true, h0: false };
-        match backward(&problem, &inputs, None, Some(grad_y), None, wanted)? {
+        let from = Given { saved: None, grad_y: Some(grad_y), grad_last: None };
+        match backward(&problem, &inputs, from, wanted)? {
             Gradients { x: Some(x), a: Some(a), b: Some(b), c: Some(c), .. } => Ok([x, a, b, c]),
             _ => bail!("scan: a gradient is missing"),
         }
@@ -273,8 +274,8 @@ impl Backward for ScanOp {
         let tracked = |t: Option<&Tensor>| t.is_some_and(Tensor::track_op);
         let wanted = Wanted { x: x.track_op(), a: a.track_op(), b: b.track_op(), c: tracked(c), h0: tracked(h0) };
         let arguments = Inputs::new(&self.problem, x, a, b, c, h0)?;
-        let grads =
-            backward(&self.problem, &arguments, self.saved.as_ref(), grad_y.as_ref(), grad_last.as_ref(), wanted)?;
+        let from = Given { saved: self.saved.as_ref(), grad_y: grad_y.as_ref(), grad_last: grad_last.as_ref() };
+        let grads = backward(&self.problem, &arguments, from, wanted)?;
         let mut all = vec![grads.x, grads.a, grads.b];
         all.extend(c.map(|_| grads.c));
         if let Some(h0) = h0 {

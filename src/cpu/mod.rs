@@ -25,7 +25,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{DType, Device, Result, Storage, Tensor, WithDType};
 use half::{bf16, f16};
 
-use crate::backend::{Forward, GatedGradients, GatedInputs, GatedWanted, Gradients, Inputs, Wanted};
+use crate::backend::{Forward, GatedGradients, GatedInputs, GatedWanted, Given, Gradients, Inputs, Wanted};
 use crate::gated::PARTS;
 use crate::problem::Problem;
 pub(crate) use buffer::memory;
@@ -124,17 +124,10 @@ fn run_forward<F: Form, O: Element<Acc = F::Acc>>(
 }
 
 /// The backward pass; without `saved` it computes the states before each chunk first.
-pub(crate) fn backward(
-    p: &Problem,
-    inputs: &Inputs,
-    saved: Option<&Tensor>,
-    grad_y: Option<&Tensor>,
-    grad_last: Option<&Tensor>,
-    wanted: Wanted,
-) -> Result<Gradients> {
+pub(crate) fn backward(p: &Problem, inputs: &Inputs, from: Given, wanted: Wanted) -> Result<Gradients> {
     match p.is_empty() {
-        true => empty::backward(p, grad_last, wanted),
-        false => by_dtype!(p, typed_backward(p, inputs, saved, grad_y, grad_last, wanted)),
+        true => empty::backward(p, from.grad_last, wanted),
+        false => by_dtype!(p, typed_backward(p, inputs, from, wanted)),
     }
 }
 
@@ -142,28 +135,24 @@ pub(crate) fn backward(
 pub(crate) fn backward_gated(
     p: &Problem,
     inputs: &GatedInputs,
-    saved: Option<&Tensor>,
-    grad_y: Option<&Tensor>,
-    grad_last: Option<&Tensor>,
+    from: Given,
     wanted: GatedWanted,
 ) -> Result<GatedGradients> {
     match p.is_empty() {
-        true => empty::backward_gated(p, grad_last, wanted),
-        false => by_dtype!(p, typed_backward_gated(p, inputs, saved, grad_y, grad_last, wanted)),
+        true => empty::backward_gated(p, from.grad_last, wanted),
+        false => by_dtype!(p, typed_backward_gated(p, inputs, from, wanted)),
     }
 }
 
 fn typed_backward<T: Element, G: Element<Acc = T::Acc>>(
     p: &Problem,
     inputs: &Inputs,
-    saved: Option<&Tensor>,
-    grad_y: Option<&Tensor>,
-    grad_last: Option<&Tensor>,
+    from: Given,
     wanted: Wanted,
 ) -> Result<Gradients> {
     let buffer = |wanted: bool| wanted.then(|| Buffer::<T>::new(p.batch * p.len * p.channels)).transpose();
     let (dx, da, db, dc) = (buffer(wanted.x)?, buffer(wanted.a)?, buffer(wanted.b)?, buffer(wanted.c)?);
-    let saved = match saved {
+    let saved = match from.saved {
         None if (wanted.a || wanted.c) && Plan::new(p)?.tiles > 1 => forward(p, inputs, false, false, true)?.saved,
         saved => saved.cloned(),
     };
@@ -177,15 +166,8 @@ fn typed_backward<T: Element, G: Element<Acc = T::Acc>>(
         dc: dc.as_ref(),
         out: PhantomData,
     };
-    let h0 = run_backward(
-        p,
-        held.form(&one)?,
-        gradients,
-        inputs.h0.as_ref(),
-        saved.as_ref(),
-        [grad_y, grad_last],
-        wanted.h0,
-    )?;
+    let from = Given { saved: saved.as_ref(), ..from };
+    let h0 = run_backward(p, held.form(&one)?, gradients, inputs.h0.as_ref(), from, wanted.h0)?;
     // SAFETY: the pass has run.
     let result = |buffer: Option<Buffer<T>>| buffer.map(|b| unsafe { tensor(b, p.dims()) }).transpose();
     Ok(Gradients { x: result(dx)?, a: result(da)?, b: result(db)?, c: result(dc)?, h0 })
@@ -194,15 +176,13 @@ fn typed_backward<T: Element, G: Element<Acc = T::Acc>>(
 fn typed_backward_gated<T: Element, G: Element<Acc = T::Acc>>(
     p: &Problem,
     inputs: &GatedInputs,
-    saved: Option<&Tensor>,
-    grad_y: Option<&Tensor>,
-    grad_last: Option<&Tensor>,
+    from: Given,
     wanted: GatedWanted,
 ) -> Result<GatedGradients> {
     let rows = p.batch * p.len;
     let dp = wanted.p.then(|| Buffer::<T>::new(rows * PARTS * p.channels)).transpose()?;
     let y = wanted.y.then(|| Buffer::<G>::new(rows * p.channels)).transpose()?;
-    let saved = match saved {
+    let saved = match from.saved {
         None if (wanted.p || wanted.a_bias || wanted.y) && Plan::new(p)?.tiles > 1 => {
             forward_gated(p, inputs, false, false, true)?.saved
         }
@@ -218,8 +198,8 @@ fn typed_backward_gated<T: Element, G: Element<Acc = T::Acc>>(
         d_bias: d_bias.as_ref(),
         y: y.as_ref(),
     };
-    let h0 =
-        run_backward(p, held.form()?, gradients, inputs.h0.as_ref(), saved.as_ref(), [grad_y, grad_last], wanted.h0)?;
+    let from = Given { saved: saved.as_ref(), ..from };
+    let h0 = run_backward(p, held.form()?, gradients, inputs.h0.as_ref(), from, wanted.h0)?;
     let d_bias = d_bias.map(|sums| {
         // SAFETY: the pass has run.
         let total = total(&unsafe { sums.into_vec() }, p.channels);
@@ -245,15 +225,14 @@ fn run_backward<D: form::Gradients>(
     form: D::Form,
     gradients: D,
     h0: Option<&Tensor>,
-    saved: Option<&Tensor>,
-    [grad_y, grad_last]: [Option<&Tensor>; 2],
+    from: Given,
     wanted: bool,
 ) -> Result<Option<Tensor>> {
     let plan = Plan::new(p)?;
     let zero = D::Out::narrow(<D::Out as Element>::Acc::default());
-    let (h0, states) = (h0.map(Held::new), saved.filter(|_| gradients.need_states()).map(Held::new));
-    let grad_y = grad_y.map(|g| g.to_dtype(D::Out::DTYPE)).transpose()?;
-    let (g, grad_last) = (grad_y.as_ref().map(Held::new), grad_last.map(Held::new));
+    let (h0, states) = (h0.map(Held::new), from.saved.filter(|_| gradients.need_states()).map(Held::new));
+    let grad_y = from.grad_y.map(|g| g.to_dtype(D::Out::DTYPE)).transpose()?;
+    let (g, grad_last) = (grad_y.as_ref().map(Held::new), from.grad_last.map(Held::new));
     let dh0 = wanted.then(|| Buffer::new(p.num_sequences() * p.channels)).transpose()?;
     let pass = backward_pass::Backward {
         plan: &plan,

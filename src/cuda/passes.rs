@@ -4,7 +4,9 @@ use candle_core::op::BackpropOp;
 use candle_core::{bail, DType, Layout, Result, Shape, Storage, StorageRef, Tensor};
 
 use super::params::{dtype_code, Direction, Form, Kernel, Operand, Params};
-use crate::backend::{sum_of_rows, Forward, GatedGradients, GatedInputs, GatedWanted, Gradients, Inputs, Wanted};
+use crate::backend::{
+    sum_of_rows, Forward, GatedGradients, GatedInputs, GatedWanted, Given, Gradients, Inputs, Wanted,
+};
 use crate::gated::PARTS;
 use crate::problem::{Problem, Sequences};
 
@@ -163,15 +165,6 @@ pub(crate) fn backward_gated<M: Machine>(
     };
     let y = y.map(|storage| tensor(storage, p.dims()));
     Ok(GatedGradients { p: dp.map(|storage| tensor(storage, (p.batch, p.len, columns))), a_bias: d_bias, h0, y })
-}
-
-/// What a backward pass starts from.
-#[derive(Clone, Copy)]
-pub(crate) struct Given<'a> {
-    /// By the forward pass.
-    pub saved: Option<&'a Tensor>,
-    pub grad_y: Option<&'a Tensor>,
-    pub grad_last: Option<&'a Tensor>,
 }
 
 impl Given<'_> {

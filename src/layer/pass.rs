@@ -7,7 +7,7 @@ use super::params::Params;
 use super::rows;
 use super::weights::Weights;
 use super::QuickSsmConfig;
-use crate::backend::{backward_gated, copied, forward_gated, GatedInputs, GatedWanted};
+use crate::backend::{backward_gated, copied, forward_gated, GatedInputs, GatedWanted, Given};
 use crate::problem::{accumulation_dtype, Problem};
 use crate::Scan;
 
@@ -124,7 +124,7 @@ impl Pass<'_> {
         let gated = GatedWanted { p: dp_wanted, a_bias: w.a_bias, h0: wanted.h0, y: out_wanted && between.is_none() };
         let scan = {
             let dch = grad.as_ref().map(|g| g.matmul(&self.weights.out)?.reshape(problem.dims())).transpose()?;
-            backward_gated(problem, &inputs, saved, dch.as_ref(), grad_last, gated)?
+            backward_gated(problem, &inputs, Given { saved, grad_y: dch.as_ref(), grad_last }, gated)?
         };
         drop(inputs);
         (grads.h0, of.a_bias) = (scan.h0, scan.a_bias);
