@@ -113,7 +113,11 @@ impl<P: Raw> Pointer<P> {
     /// To the element so many further on. It need not be there, as long as nobody reaches for it.
     #[inline(always)]
     pub fn offset(self, elements: isize) -> Self {
-        Self { raw: self.raw.offset(elements), ..self }
+        Self {
+            raw: self.raw.offset(elements),
+            #[cfg(debug_assertions)]
+            bounds: self.bounds,
+        }
     }
 
     /// As [`offset`](Self::offset).
