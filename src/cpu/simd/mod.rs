@@ -1,8 +1,8 @@
 //! Vectors of accumulators, and how elements of every dtype are read into and written from them.
 //!
 //! A kernel is written once, for any instruction set ([`Isa`]), element and accumulator; [`dispatch`] runs it with the
-//! widest one the processor has. No instruction set fuses multiplication and addition, so that all of them give the
-//! same bits.
+//! widest one the processor has. Products and sums are fused only where a kernel says so, and then in all instruction sets,
+//! so that all of them give the same bits.
 
 mod portable;
 #[cfg(target_arch = "x86_64")]
@@ -44,12 +44,12 @@ pub(crate) trait Element: WithDType + Accuracy<<Self as Element>::Acc> + 'static
     fn narrow(value: Self::Acc) -> Self;
 
     /// # Safety
-    /// As for [`Isa::read_at`]; the processor has AVX2 and F16C.
+    /// As for [`Isa::read_at`]; the processor has AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     unsafe fn read_avx2(from: *const Self) -> <Self::Acc as Accumulator>::Avx2;
 
     /// # Safety
-    /// As for [`Isa::write_at`]; the processor has AVX2 and F16C.
+    /// As for [`Isa::write_at`]; the processor has AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     unsafe fn write_avx2(value: <Self::Acc as Accumulator>::Avx2, to: *mut Self);
 
@@ -73,6 +73,12 @@ pub(crate) trait Lanes<A>: Copy {
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
     fn div(self, other: Self) -> Self;
+
+    /// `self + factor * other`, rounded once.
+    fn add_product(self, factor: Self, other: Self) -> Self;
+
+    /// `self - factor * other`, rounded once.
+    fn sub_product(self, factor: Self, other: Self) -> Self;
 
     /// Zero in place of what is smaller than the smallest normal number: a decaying state would otherwise spend its
     /// last hundred steps in denormal arithmetic, many times slower.
@@ -270,7 +276,7 @@ pub(crate) fn dispatch<F: Vectorised>(f: F) -> F::Output {
         // SAFETY: the processor has AVX-512 F, DQ and BF16.
         return unsafe { avx512::run(f) };
     } else if widest >= 2 && avx2::available() {
-        // SAFETY: the processor has AVX2 and F16C.
+        // SAFETY: the processor has AVX2, FMA and F16C.
         return unsafe { avx2::run(f) };
     }
     let _ = widest;
@@ -295,7 +301,7 @@ pub(crate) fn run_on<F: Vectorised>(isa: usize, f: F) -> Option<F::Output> {
         // SAFETY: as above.
         1 => Some(unsafe { f.run::<Portable>() }),
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the processor has AVX2 and F16C.
+        // SAFETY: the processor has AVX2, FMA and F16C.
         2 if avx2::available() => Some(unsafe { avx2::run(f) }),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the processor has AVX-512 F, DQ and BF16.

@@ -61,6 +61,16 @@ macro_rules! scalar_lanes {
             }
 
             #[inline(always)]
+            fn add_product(self, factor: Self, other: Self) -> Self {
+                factor.mul_add(other, self)
+            }
+
+            #[inline(always)]
+            fn sub_product(self, factor: Self, other: Self) -> Self {
+                (-factor).mul_add(other, self)
+            }
+
+            #[inline(always)]
             fn flush(self) -> Self {
                 if self.abs() < <$acc>::MIN_POSITIVE { 0. } else { self }
             }
@@ -160,6 +170,16 @@ impl<A: Accumulator> Lanes<A> for Array<A> {
     #[inline(always)]
     fn div(self, other: Self) -> Self {
         self.zip(other, <A as Lanes<A>>::div)
+    }
+
+    #[inline(always)]
+    fn add_product(self, factor: Self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i].add_product(factor.0[i], other.0[i])))
+    }
+
+    #[inline(always)]
+    fn sub_product(self, factor: Self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i].sub_product(factor.0[i], other.0[i])))
     }
 
     #[inline(always)]

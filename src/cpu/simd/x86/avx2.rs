@@ -1,4 +1,4 @@
-//! AVX2 with F16C.
+//! AVX2 with FMA and F16C.
 
 use std::arch::x86_64::*;
 
@@ -6,17 +6,17 @@ use half::{bf16, f16};
 
 use super::super::{Lanes, Vectorised};
 
-/// The AVX2 instruction set, with the conversions of F16C.
+/// The AVX2 instruction set, with the fused arithmetic of FMA and the conversions of F16C.
 pub(crate) struct Avx2;
 
-/// Whether this processor has both.
+/// Whether this processor has all of it.
 pub(crate) fn available() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
 }
 
 /// # Safety
-/// The processor must have AVX2 and F16C.
-#[target_feature(enable = "avx2,f16c")]
+/// The processor must have AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn run<F: Vectorised>(f: F) -> F::Output {
     // SAFETY: the caller vouches for the processor.
     unsafe { f.run::<Avx2>() }
@@ -26,8 +26,8 @@ isa!(Avx2: Avx2, read_avx2, write_avx2);
 
 macro_rules! lanes {
     ($name:ident, $acc:ident, $vector:ident, $len:literal, $load:ident, $store:ident, $read:ident, $write:ident,
-     $set1:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $max:ident, $and:ident, $andnot:ident, $or:ident,
-     $cmp:ident, $blend:ident, $to_bits:ident, $from_bits:ident, $shift:ident) => {
+     $set1:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $fmadd:ident, $fnmadd:ident, $max:ident,
+     $and:ident, $andnot:ident, $or:ident, $cmp:ident, $blend:ident, $to_bits:ident, $from_bits:ident, $shift:ident) => {
         /// Two registers, together a cache line: rows that lie at the same place in their pages share one set of the
         /// first-level cache, and a line that is not used up at once is gone before its second half is.
         #[derive(Clone, Copy)]
@@ -69,6 +69,20 @@ macro_rules! lanes {
                 let ([v0, v1], [w0, w1]) = (self.0, other.0);
                 // SAFETY: see above.
                 unsafe { Self([$div(v0, w0), $div(v1, w1)]) }
+            }
+
+            #[inline(always)]
+            fn add_product(self, factor: Self, other: Self) -> Self {
+                let ([s0, s1], [v0, v1], [w0, w1]) = (self.0, factor.0, other.0);
+                // SAFETY: see above.
+                unsafe { Self([$fmadd(v0, w0, s0), $fmadd(v1, w1, s1)]) }
+            }
+
+            #[inline(always)]
+            fn sub_product(self, factor: Self, other: Self) -> Self {
+                let ([s0, s1], [v0, v1], [w0, w1]) = (self.0, factor.0, other.0);
+                // SAFETY: see above.
+                unsafe { Self([$fnmadd(v0, w0, s0), $fnmadd(v1, w1, s1)]) }
             }
 
             #[inline(always)]
@@ -161,6 +175,8 @@ lanes!(
     _mm256_sub_ps,
     _mm256_mul_ps,
     _mm256_div_ps,
+    _mm256_fmadd_ps,
+    _mm256_fnmadd_ps,
     _mm256_max_ps,
     _mm256_and_ps,
     _mm256_andnot_ps,
@@ -185,6 +201,8 @@ lanes!(
     _mm256_sub_pd,
     _mm256_mul_pd,
     _mm256_div_pd,
+    _mm256_fmadd_pd,
+    _mm256_fnmadd_pd,
     _mm256_max_pd,
     _mm256_and_pd,
     _mm256_andnot_pd,

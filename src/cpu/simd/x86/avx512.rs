@@ -31,9 +31,9 @@ const SUBNORMAL: i32 = 0x20;
 
 macro_rules! lanes {
     ($name:ident, $acc:ident, $vector:ident, $len:literal, $load:ident, $store:ident, $read:ident, $write:ident,
-     $set1:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $max:ident, $or:ident, $test:ident,
-     $set1_bits:ident, $cmp:ident, $maskz_mov:ident, $blend:ident, $signs:ident, $to_bits:ident, $from_bits:ident,
-     $shift:ident) => {
+     $set1:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $fmadd:ident, $fnmadd:ident, $max:ident,
+     $or:ident, $test:ident, $set1_bits:ident, $cmp:ident, $maskz_mov:ident, $blend:ident, $signs:ident,
+     $to_bits:ident, $from_bits:ident, $shift:ident) => {
         /// A register, which is a cache line.
         #[derive(Clone, Copy)]
         pub(crate) struct $name($vector);
@@ -70,6 +70,18 @@ macro_rules! lanes {
             fn div(self, other: Self) -> Self {
                 // SAFETY: see above.
                 unsafe { Self($div(self.0, other.0)) }
+            }
+
+            #[inline(always)]
+            fn add_product(self, factor: Self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { Self($fmadd(factor.0, other.0, self.0)) }
+            }
+
+            #[inline(always)]
+            fn sub_product(self, factor: Self, other: Self) -> Self {
+                // SAFETY: see above.
+                unsafe { Self($fnmadd(factor.0, other.0, self.0)) }
             }
 
             #[inline(always)]
@@ -142,6 +154,8 @@ lanes!(
     _mm512_sub_ps,
     _mm512_mul_ps,
     _mm512_div_ps,
+    _mm512_fmadd_ps,
+    _mm512_fnmadd_ps,
     _mm512_max_ps,
     _mm512_or_ps,
     _mm512_test_epi32_mask,
@@ -168,6 +182,8 @@ lanes!(
     _mm512_sub_pd,
     _mm512_mul_pd,
     _mm512_div_pd,
+    _mm512_fmadd_pd,
+    _mm512_fnmadd_pd,
     _mm512_max_pd,
     _mm512_or_pd,
     _mm512_test_epi64_mask,
