@@ -206,6 +206,7 @@ pub(crate) unsafe fn sweep<I: Isa, K: Recurrence>(kernel: &K, rows: usize, width
             0 => {}
             1 => sweep_columns::<I, K, 1>(kernel, rows, 0),
             2 => sweep_columns::<I, K, 2>(kernel, rows, 0),
+            4 => sweep_columns::<I, K, 4>(kernel, rows, 0),
             _ => {
                 for row in 0..rows as isize {
                     kernel.whole_row::<I>(row, vectors);
