@@ -11,4 +11,9 @@ for line in sys.stdin:
     if message.get("executable") and message["target"]["name"] == "quick_ssm":
         print(message["executable"])')
 test -n "$binary"
-exec valgrind --quiet --error-exitcode=1 "$binary" cpu:: --test-threads 1
+# tiled sequences are long: one dtype of them will do, for the others differ in what short ones read and write as well
+skip=()
+for dtype in bf16 f16 f64; do
+  skip+=(--skip "kept_terms_change_nothing_in_$dtype")
+done
+exec valgrind --quiet --error-exitcode=1 "$binary" cpu:: "${skip[@]}" --test-threads 1
