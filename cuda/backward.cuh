@@ -10,6 +10,7 @@
 
 #include "feed.cuh"
 #include "forms.cuh"
+#include "kept.cuh"
 #include "look_back.cuh"
 #include "sequences.cuh"
 
@@ -33,7 +34,7 @@ struct Backward {
     static constexpr int kSteps = Tile::kSteps;
     static constexpr int kGradY = Form::kInputs;  // the last of the inputs
 
-    struct Shared {
+    struct Shared : KeptTerms<Tile, Form::kKept> {
         typename TileStages::Shared stages;
         SharedArray<Carry<Acc>, Tile::kSegments * Tile::kChannels> segments;
         // The same of z; at the end, in its states, what each segment adds to the gradient of the bias.
@@ -58,6 +59,11 @@ struct Backward {
             visit(Form::operand(params, input), input, Form::backward_reads(params, input), Form::fill(input));
         }
         if (params.grad_y.dtype == Element<T>::kType) visit(params.grad_y, kGradY, true, 0);
+    }
+
+    QUICK_SSM_BOTH static constexpr Moment moment(int input) {
+        const Part last = input == kGradY ? Part::kScan : Form::last_part(input);
+        return last == Part::kScan ? Moment::kPublished : last == Part::kReadout ? Moment::kEntered : Moment::kRead;
     }
 
 private:
@@ -102,22 +108,21 @@ private:
             own = combine_adjoints(shared, slot);
             if (Form::needs_z(params)) look_back.publish(own, initial);
         }
-        feed.fetch();
+        feed.published();
         QUICK_SSM_BARRIER("segments combined");
 
         // While the carries of other tiles arrive.
         write_readout_gradients(params, shared, rows, stages, marks, gates, states, g);
-        if (Form::needs_z(params)) {
-            if (asker) shared.entering[slot] = look_back.wait(initial);
-            QUICK_SSM_BARRIER("entering gradient written");
-            if (holder) look_back.publish_state(own, shared.entering[slot]);
-            feed.entered();
-            write_state_gradients(params, shared, rows, stages, marks, bias, gates, states, g);
+        const bool needs_z = Form::needs_z(params);
+        if (needs_z && asker) shared.entering[slot] = look_back.wait(initial);
+        QUICK_SSM_BARRIER("entering gradient written");
+        if (needs_z && holder) look_back.publish_state(own, shared.entering[slot]);
+        feed.entered();
+        if (needs_z) {
+            write_state_gradients(params, shared, rows, stages, marks, gates, states, g);
             if (Form::kBias && params.d_bias) write_bias_gradient(params, shared, rows, place.chunk);
-        } else {
-            feed.entered();
         }
-        feed.end();
+        feed.read();
     }
 
     QUICK_SSM_DEVICE static void load_grad_y(const Params& params, const TileRows& rows, const TileStages& stages,
@@ -146,14 +151,18 @@ private:
         QUICK_SSM_UNROLL
         for (int s = 0; s < kSteps; ++s) {
             const Inputs inputs(stages, rows.segment() * kSteps + s, rows.lane());
+            Acc kept[Form::kKept ? Form::kKept : 1][kVector];
             QUICK_SSM_UNROLL
             for (int v = 0; v < kVector; ++v) {
-                const Acc gate = Form::gate(inputs[v], bias[v]), drive = Form::drive(inputs[v]);
+                const auto terms = Form::terms(inputs[v], bias[v]);
                 if (marks.starts(s)) carry[v].state = initial_state(params, shared, rows, s, v);
-                carry[v] = {Operator::multiply(carry[v].gate, gate), gate * carry[v].state + drive};
-                gates[s][v] = gate, drives[s][v] = drive;
-                adjoint[s][v] = Form::readout(inputs[v]) * g[s][v];
+                carry[v] = {Operator::multiply(carry[v].gate, terms.gate), terms.gate * carry[v].state + terms.drive};
+                gates[s][v] = terms.gate, drives[s][v] = terms.drive;
+                adjoint[s][v] = terms.readout * g[s][v];
+                QUICK_SSM_UNROLL
+                for (int n = 0; n < Form::kKept; ++n) kept[n][v] = terms.kept[n];
             }
+            shared.keep(s, kept);
         }
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) {
@@ -229,15 +238,16 @@ private:
         QUICK_SSM_UNROLL
         for (int s = 0; s < kSteps; ++s) {
             const Inputs inputs(stages, rows.segment() * kSteps + s, rows.lane());
+            const auto kept = shared.kept(s);
             Acc gradients[Form::kReadoutGradients][kVector];
             QUICK_SSM_UNROLL
             for (int v = 0; v < kVector; ++v) {
                 if (marks.starts(s)) h[v] = initial_state(params, shared, rows, s, v);
-                const Acc drive = drives[s][v], readout = Form::readout(inputs[v]);
+                const Acc drive = drives[s][v], readout = Form::readout(inputs[v], kept[v]);
                 drives[s][v] = h[v];
                 h[v] = gates[s][v] * h[v] + drive;
                 Acc of_inputs[Form::kReadoutGradients];
-                Form::readout_gradients(inputs[v], g[s][v] * h[v], of_inputs);
+                Form::readout_gradients(kept[v], g[s][v] * h[v], of_inputs);
                 QUICK_SSM_UNROLL
                 for (int n = 0; n < Form::kReadoutGradients; ++n) gradients[n][v] = of_inputs[n];
                 g[s][v] *= readout;
@@ -253,7 +263,7 @@ private:
     QUICK_SSM_DEVICE static void write_state_gradients(const Params& params, Shared& shared, const TileRows& rows,
                                                        const TileStages& stages,
                                                        const SegmentMarks<Tile, kPacked>& marks,
-                                                       const Acc (&bias)[kVector], const Acc (&gates)[kSteps][kVector],
+                                                       const Acc (&gates)[kSteps][kVector],
                                                        const Acc (&before)[kSteps][kVector],
                                                        const Acc (&adjoint)[kSteps][kVector]) {
         GradientWriter writers[Form::kStateGradients];
@@ -275,12 +285,13 @@ private:
                 for (int v = 0; v < kVector; ++v) z[v] = grad_last_state(params, shared, rows, s, v);
             }
             const Inputs inputs(stages, rows.segment() * kSteps + s, rows.lane());
+            const auto kept = shared.kept(s);
             Acc gradients[Form::kStateGradients][kVector];
             QUICK_SSM_UNROLL
             for (int v = 0; v < kVector; ++v) {
                 const Acc dh = adjoint[s][v] + z[v];
                 Acc of_inputs[Form::kStateGradients];
-                Form::state_gradients(inputs[v], bias[v], dh * before[s][v], dh, of_inputs);
+                Form::state_gradients(inputs[v], kept[v], dh * before[s][v], dh, of_inputs);
                 QUICK_SSM_UNROLL
                 for (int n = 0; n < Form::kStateGradients; ++n) gradients[n][v] = of_inputs[n];
                 of_bias[v] += of_inputs[0];

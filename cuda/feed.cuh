@@ -1,9 +1,16 @@
 // Feeds a block with tiles, one after the other, and has the inputs of the next one fetched while a tile is computed.
 //
-// With two stages they come to the other one; the block waits for memory and for other blocks at the same time. With a
-// single one they come as far as the second-level cache, and there is room for a larger tile or for more blocks. That is
-// better where blocks wait for one another most of the time, as in a narrow tensor, for what they wait for grows with the
-// number of tiles, and where a form has many inputs.
+// Fed ahead, a block draws the ticket of its next tile when it begins one, and the inputs come as soon as there is room: all
+// of them once the carry of the tile is published, if there is a second stage, else each when it has been read for the last
+// time. The block waits for memory and for other blocks at the same time.
+//
+// In a narrow tensor that would be slow: a ticket that is drawn early is published late, and blocks begin their tiles in
+// another order than that of time, so that most of them wait for the slowest. Fed in turn, the blocks share the tiles out
+// without tickets, and all go round in the same order. The launch has to see to it that they all run at the same time.
+//
+// Fed behind, a block draws its ticket when it waits for no other one any more, and loads when nothing of the tile is left
+// in its registers. Before that the inputs come as far as the second-level cache, those of the ticket that it is going to
+// draw, more or less.
 #pragma once
 
 #include "stages.cuh"
@@ -11,7 +18,16 @@
 
 namespace QUICK_SSM_NAMESPACE {
 
-// `Pass::each_input(params, visit)` calls `visit(operand, input, needed, fill)` for every input.
+// When there is room for an input of a tile, in a single stage.
+enum class Moment {
+    kPublished,  // when the carry of the tile before it is published
+    kEntered,    // when it is known what enters the tile before it
+    kRead,       // when the tile before it has been read to the end
+    kBegun,      // when the tile itself has begun, for inputs that are read after its `entering`
+};
+
+// `Pass::each_input(params, visit)` calls `visit(operand, input, needed, fill)` for every input, and `Pass::moment(input)`
+// says when there is room for it.
 template <class Pass>
 class Feed {
 public:
@@ -28,9 +44,9 @@ public:
             needed_ |= static_cast<uint32_t>(needed && operand.data) << input;
         });
         tickets_.announce();
-        QUICK_SSM_BARRIER("ticket drawn");
+        if (!TileTickets::kInTurn) QUICK_SSM_BARRIER("ticket drawn");
         next_ = tickets_.next(params);
-        load();
+        load(next_, [](Moment moment) { return moment != Moment::kBegun; });
     }
 
     // The calls for one tile, by all threads, in the order in which they stand here. The first one is false where none is
@@ -40,34 +56,39 @@ public:
         place_ = next_;
         stages_.advance();
         QUICK_SSM_BARRIER("tile loaded");
-        // The tile is published before it waits for others. What is drawn here is published behind that wait: were it
-        // drawn any earlier, each block would wait for the one that has drawn just before it.
-        if (kAhead) tickets_.draw();
+        if (!kBehind) tickets_.draw();
+        load_at(place_, Moment::kBegun);
         return true;
     }
-    // Before the barrier in front of `fetch`.
+    // Before the barrier in front of `published`.
     QUICK_SSM_DEVICE void announce() {
-        if (kAhead) tickets_.announce();
+        if (!kBehind) tickets_.announce();
     }
-    // Once the carry of the tile is published.
-    QUICK_SSM_DEVICE void fetch() {
-        if (kAhead) {
-            next_ = tickets_.next(params_);
-            load();
-        } else {
+    QUICK_SSM_DEVICE void published() {
+        if (kBehind) {
             prefetch(tickets_.later(params_));
+        } else {
+            next_ = tickets_.next(params_);
+            load_at(next_, Moment::kPublished);
         }
     }
-    // When the block waits for no other one any more.
-    QUICK_SSM_DEVICE void entered() {
-        if (!kAhead) tickets_.draw();
+    // Before the barrier in front of `entered`.
+    QUICK_SSM_DEVICE void entering() {
+        if (kVectorised && loads_at(Moment::kBegun)) wait_for_earlier_copies();
     }
-    QUICK_SSM_DEVICE void end() {
-        if (kAhead) return;
-        tickets_.announce();
+    QUICK_SSM_DEVICE void entered() {
+        if (kBehind) {
+            tickets_.draw();
+        } else {
+            load_at(next_, Moment::kEntered);
+        }
+    }
+    QUICK_SSM_DEVICE void read() {
+        if (!loads_at(Moment::kRead)) return;
+        if (kBehind) tickets_.announce();
         QUICK_SSM_BARRIER("tile read");
-        next_ = tickets_.next(params_);
-        load();
+        if (kBehind) next_ = tickets_.next(params_);
+        load_at(next_, Moment::kRead);
     }
 
     QUICK_SSM_DEVICE void finish() { tickets_.finish(); }
@@ -77,15 +98,32 @@ public:
     QUICK_SSM_DEVICE uint32_t tag() const { return tickets_.tag(); }
 
 private:
-    static constexpr bool kAhead = Tile::kStages == 2;
+    static constexpr bool kBehind = Tile::kFeeding == Feeding::kBehind;
+    static constexpr bool kVectorised = TileStages::kVectorised;
+
+    QUICK_SSM_BOTH static constexpr Moment moment(int input) {
+        return kBehind ? Moment::kRead : Tile::kStages == 2 ? Moment::kPublished : Pass::moment(input);
+    }
+    QUICK_SSM_BOTH static constexpr bool loads_at(Moment when) {
+        for (int input = 0; input < TileStages::kInputs; ++input) {
+            if (moment(input) == when) return true;
+        }
+        return false;
+    }
 
     QUICK_SSM_DEVICE bool needs(int input) const { return (needed_ >> input & 1) != 0; }
 
-    QUICK_SSM_DEVICE void load() {
-        if (next_.chunk == Place::kNone || !TileStages::loads()) return;
-        const typename TileStages::Turn turn = TileStages::turn(params_, next_);
+    QUICK_SSM_DEVICE void load_at(const Place& place, Moment when) {
+        if (loads_at(when)) load(place, [when](Moment moment) { return moment == when; });
+        // so that `entering` can tell what was loaded when the tile began from what was loaded since
+        if (kVectorised && loads_at(Moment::kBegun)) group_copies();
+    }
+    template <class Wanted>
+    QUICK_SSM_DEVICE void load(const Place& place, const Wanted& wanted) {
+        if (place.chunk == Place::kNone || !TileStages::loads()) return;
+        const typename TileStages::Turn turn = TileStages::turn(params_, place);
         Pass::each_input(params_, [&](const Operand& operand, int input, bool, float fill) {
-            stages_.load(operand, input, needs(input), fill, turn);
+            if (wanted(moment(input))) stages_.load(operand, input, needs(input), fill, turn);
         });
     }
     QUICK_SSM_DEVICE void prefetch(const Place& later) const {

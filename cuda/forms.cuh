@@ -2,7 +2,7 @@
 // their gradients go. A form is all that differs between the plain and the gated scan.
 //
 // A form gets what was read of one step of one channel, input by input; `inputs(n)` is the n-th of them. The first one
-// is that of the gate.
+// is that of the gate. What a form keeps of a step for its gradients it finds again in shared memory, as `kept(n)`.
 #pragma once
 
 #include "params.cuh"
@@ -11,15 +11,35 @@
 
 namespace QUICK_SSM_NAMESPACE {
 
+// The parts of the backward pass on a tile, in their order.
+enum class Part {
+    kScan,     // the segments are scanned in both directions
+    kReadout,  // the gradients of the readout
+    kState,    // those of the gate and the drive
+};
+
+// What is made of the inputs of a step, and what a backward pass keeps of them.
+template <class Acc, int kKept>
+struct Terms {
+    Acc gate, drive, readout;
+    Acc kept[kKept ? kKept : 1];
+};
+
 // What the gradients of a step are made of: dh_t, z_t = gate_t dh_t and h_{t-1}; or h_t and g_t, the gradient of y_t.
 //
 // The plain scan: gate a, drive b x, readout c.
 template <class T, Width kWidth>
 struct Plain {
     using Acc = AccOf<T>;
-    using Forward = typename Tiles<T, kWidth>::Forward;
-    using Backward = typename Tiles<T, kWidth>::Backward;
+    using Forward = typename TileOf<T, kWidth, Scan::kForward>::Shape;
+    using Backward = typename TileOf<T, kWidth, Scan::kBackward>::Shape;
     enum Input { kA, kX, kB, kC, kInputs };
+    // Whether an input is one of the readout; the others are those of gate and drive.
+    QUICK_SSM_BOTH static constexpr bool of_readout(int input) { return input == kC; }
+    // Which part of the backward pass reads an input for the last time.
+    QUICK_SSM_BOTH static constexpr Part last_part(int input) {
+        return input == kA ? Part::kScan : input == kC ? Part::kReadout : Part::kState;
+    }
     static constexpr bool kBias = false;
     static constexpr bool kOutputAgain = false;
 
@@ -40,24 +60,22 @@ struct Plain {
         return params.dx || params.da || params.db || params.dh0;
     }
 
+    // The inputs of a tile stay at hand for its gradients.
+    static constexpr int kKept = 0;
     template <class Inputs>
-    QUICK_SSM_DEVICE static Acc gate(const Inputs& inputs, Acc) {
-        return inputs(kA);
+    QUICK_SSM_DEVICE static Terms<Acc, kKept> terms(const Inputs& inputs, Acc) {
+        return {inputs(kA), inputs(kB) * inputs(kX), inputs(kC), {}};
     }
-    template <class Inputs>
-    QUICK_SSM_DEVICE static Acc drive(const Inputs& inputs) {
-        return inputs(kB) * inputs(kX);
-    }
-    template <class Inputs>
-    QUICK_SSM_DEVICE static Acc readout(const Inputs& inputs) {
+    template <class Inputs, class Kept>
+    QUICK_SSM_DEVICE static Acc readout(const Inputs& inputs, const Kept&) {
         return inputs(kC);
     }
 
     // The gradients of the inputs of the readout, from `dc`, that of the readout.
     static constexpr int kReadoutGradients = 1;
     QUICK_SSM_DEVICE static void* readout_gradient(const Params& params, int) { return params.dc; }
-    template <class Inputs>
-    QUICK_SSM_DEVICE static void readout_gradients(const Inputs&, Acc dc, Acc (&out)[kReadoutGradients]) {
+    template <class Kept>
+    QUICK_SSM_DEVICE static void readout_gradients(const Kept&, Acc dc, Acc (&out)[kReadoutGradients]) {
         out[0] = dc;
     }
     // The gradients of the inputs of gate and drive, from `dgate` and `dh`, those of the gate and the drive.
@@ -65,8 +83,8 @@ struct Plain {
     QUICK_SSM_DEVICE static void* state_gradient(const Params& params, int n) {
         return n == 0 ? params.da : n == 1 ? params.db : params.dx;
     }
-    template <class Inputs>
-    QUICK_SSM_DEVICE static void state_gradients(const Inputs& inputs, Acc, Acc dgate, Acc dh,
+    template <class Inputs, class Kept>
+    QUICK_SSM_DEVICE static void state_gradients(const Inputs& inputs, const Kept&, Acc dgate, Acc dh,
                                                  Acc (&out)[kStateGradients]) {
         out[0] = dgate, out[1] = dh * inputs(kX), out[2] = dh * inputs(kB);
     }
@@ -77,9 +95,11 @@ struct Plain {
 template <class T, Width kWidth>
 struct Gated {
     using Acc = AccOf<T>;
-    using Forward = typename Tiles<T, kWidth>::GatedForward;
-    using Backward = typename Tiles<T, kWidth>::GatedBackward;
+    using Forward = typename TileOf<T, kWidth, Scan::kGatedForward>::Shape;
+    using Backward = typename TileOf<T, kWidth, Scan::kGatedBackward>::Shape;
     enum Input { kA, kD, kU, kCa, kCb, kInputs };
+    QUICK_SSM_BOTH static constexpr bool of_readout(int input) { return input == kCa || input == kCb; }
+    QUICK_SSM_BOTH static constexpr Part last_part(int input) { return input == kCb ? Part::kReadout : Part::kScan; }
     static constexpr bool kBias = true;
     static constexpr bool kOutputAgain = true;
 
@@ -93,42 +113,42 @@ struct Gated {
     QUICK_SSM_DEVICE static bool needs_h(const Params& params) { return params.da || params.d_bias || params.y; }
     QUICK_SSM_DEVICE static bool needs_z(const Params& params) { return params.da || params.d_bias || params.dh0; }
 
+    // What the gradients of gate, drive and readout are multiplied with: to keep it costs less than a sigmoid.
+    enum Factor { kOfA, kOfD, kOfU, kOfCa, kOfCb, kKept };
     template <class Inputs>
-    QUICK_SSM_DEVICE static Acc gate(const Inputs& inputs, Acc bias) {
-        return sigmoid<T>(inputs(kA) + bias).value;
+    QUICK_SSM_DEVICE static Terms<Acc, kKept> terms(const Inputs& inputs, Acc bias) {
+        const Sigmoid<Acc> a = sigmoid<T>(inputs(kA) + bias), d = sigmoid<T>(inputs(kD)), ca = sigmoid<T>(inputs(kCa));
+        const Acc silu = inputs(kCa) * ca.value, u = inputs(kU), cb = inputs(kCb);
+        Terms<Acc, kKept> terms = {a.value, d.value * u, silu * cb, {}};
+        terms.kept[kOfA] = a.slope();
+        terms.kept[kOfD] = u * d.slope();
+        terms.kept[kOfU] = d.value;
+        // silu(x) = x s(x), silu'(x) = s(x) + silu(x) (1 - s(x))
+        terms.kept[kOfCa] = cb * (ca.value + silu * ca.complement);
+        terms.kept[kOfCb] = silu;
+        return terms;
     }
-    template <class Inputs>
-    QUICK_SSM_DEVICE static Acc drive(const Inputs& inputs) {
-        return sigmoid<T>(inputs(kD)).value * inputs(kU);
-    }
-    template <class Inputs>
-    QUICK_SSM_DEVICE static Acc readout(const Inputs& inputs) {
-        return inputs(kCa) * sigmoid<T>(inputs(kCa)).value * inputs(kCb);
+    template <class Inputs, class Kept>
+    QUICK_SSM_DEVICE static Acc readout(const Inputs& inputs, const Kept& kept) {
+        return kept(kOfCb) * inputs(kCb);
     }
 
     static constexpr int kReadoutGradients = 2;
     QUICK_SSM_DEVICE static void* readout_gradient(const Params& params, int n) {
         return n == 0 ? params.dc : params.dcb;
     }
-    // silu(x) = x s(x), silu'(x) = s(x) + silu(x) (1 - s(x)).
-    template <class Inputs>
-    QUICK_SSM_DEVICE static void readout_gradients(const Inputs& inputs, Acc dc, Acc (&out)[kReadoutGradients]) {
-        const Sigmoid<Acc> s = sigmoid<T>(inputs(kCa));
-        const Acc silu = inputs(kCa) * s.value;
-        out[0] = dc * inputs(kCb) * (s.value + silu * s.complement);
-        out[1] = dc * silu;
+    template <class Kept>
+    QUICK_SSM_DEVICE static void readout_gradients(const Kept& kept, Acc dc, Acc (&out)[kReadoutGradients]) {
+        out[0] = dc * kept(kOfCa), out[1] = dc * kept(kOfCb);
     }
     static constexpr int kStateGradients = 3;
     QUICK_SSM_DEVICE static void* state_gradient(const Params& params, int n) {
         return n == 0 ? params.da : n == 1 ? params.db : params.dx;
     }
-    template <class Inputs>
-    QUICK_SSM_DEVICE static void state_gradients(const Inputs& inputs, Acc bias, Acc dgate, Acc dh,
+    template <class Inputs, class Kept>
+    QUICK_SSM_DEVICE static void state_gradients(const Inputs&, const Kept& kept, Acc dgate, Acc dh,
                                                  Acc (&out)[kStateGradients]) {
-        const Sigmoid<Acc> d = sigmoid<T>(inputs(kD));
-        out[0] = dgate * sigmoid<T>(inputs(kA) + bias).slope();
-        out[1] = dh * inputs(kU) * d.slope();
-        out[2] = dh * d.value;
+        out[0] = dgate * kept(kOfA), out[1] = dh * kept(kOfD), out[2] = dh * kept(kOfU);
     }
 };
 

@@ -50,6 +50,10 @@ struct Forward {
         }
     }
 
+    QUICK_SSM_BOTH static constexpr Moment moment(int input) {
+        return Form::of_readout(input) ? Moment::kBegun : Moment::kPublished;
+    }
+
 private:
     QUICK_SSM_DEVICE static void tile(const Params& params, Shared& shared, TileFeed& feed) {
         const Place place = feed.place();
@@ -69,7 +73,7 @@ private:
         enter(params, shared, rows, place, feed);
         feed.entered();
         replay(params, shared, rows, feed.stages(), marks, gates, drives);
-        feed.end();
+        feed.read();
     }
 
     QUICK_SSM_DEVICE static void scan_segment(const Params& params, Shared& shared, const TileRows& rows,
@@ -88,9 +92,9 @@ private:
             QUICK_SSM_UNROLL
             for (int v = 0; v < kVector; ++v) {
                 if (marks.starts(s)) carry[v] = {Operator::kCut, initial_state(params, shared, rows, s, v)};
-                const Acc gate = Form::gate(inputs[v], bias[v]), drive = Form::drive(inputs[v]);
-                carry[v] = {Operator::multiply(carry[v].gate, gate), gate * carry[v].state + drive};
-                gates[s][v] = gate, drives[s][v] = drive;
+                const auto terms = Form::terms(inputs[v], bias[v]);
+                carry[v] = {Operator::multiply(carry[v].gate, terms.gate), terms.gate * carry[v].state + terms.drive};
+                gates[s][v] = terms.gate, drives[s][v] = terms.drive;
             }
         }
         QUICK_SSM_UNROLL
@@ -118,8 +122,9 @@ private:
             own = combine_segments(shared, slot);
             look_back.publish(own, initial);
         }
-        feed.fetch();
+        feed.published();
         if (TileFeed::kAskersLoad && TileLookBack::asker()) shared.entering[slot] = look_back.wait(initial);
+        feed.entering();
         QUICK_SSM_BARRIER("entering state written");
         if (TileLookBack::holder()) look_back.publish_state(own, shared.entering[slot]);
     }
@@ -161,7 +166,7 @@ private:
         for (int s = 0; s < kSteps; ++s) {
             const Inputs inputs(stages, rows.segment() * kSteps + s, rows.lane());
             QUICK_SSM_UNROLL
-            for (int v = 0; v < kVector; ++v) drives[s][v] = Form::readout(inputs[v]) * drives[s][v];
+            for (int v = 0; v < kVector; ++v) drives[s][v] = Form::terms(inputs[v], 0).readout * drives[s][v];
         }
         rows.store_any(params.y, params.y_dtype, drives);
     }

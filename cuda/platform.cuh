@@ -72,6 +72,7 @@ struct SharedArray {
 #ifdef __CUDACC__
 
 QUICK_SSM_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
+QUICK_SSM_DEVICE uint32_t block_index() { return blockIdx.x; }
 QUICK_SSM_DEVICE uint32_t grid_blocks() { return gridDim.x; }
 
 QUICK_SSM_DEVICE float bits_to_float(uint32_t bits) { return __uint_as_float(bits); }
@@ -84,8 +85,8 @@ QUICK_SSM_DEVICE void double_to_words(double value, uint32_t& low, uint32_t& hig
     high = static_cast<uint32_t>(__double2hiint(value));
 }
 
-// Copies kBytes from global to shared memory, while the thread goes on. It has them after `wait_for_copies`, the other
-// threads of its block after a barrier behind that.
+// Copies kBytes from global to shared memory, while the thread goes on. It has them after a wait, the other threads of its
+// block after a barrier behind that.
 template <int kBytes>
 QUICK_SSM_DEVICE void copy_async(void* shared, const void* global) {
     static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "4, 8 or 16 bytes");
@@ -98,6 +99,10 @@ QUICK_SSM_DEVICE void copy_async(void* shared, const void* global) {
     }
 }
 QUICK_SSM_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" : : : "memory"); }
+// Makes a group of the copies since the last group.
+QUICK_SSM_DEVICE void group_copies() { asm volatile("cp.async.commit_group;" : : : "memory"); }
+// Waits for all groups but the last one.
+QUICK_SSM_DEVICE void wait_for_earlier_copies() { asm volatile("cp.async.wait_group 1;" : : : "memory"); }
 // Brings the 128 bytes around an address to the second-level cache.
 QUICK_SSM_DEVICE void prefetch_line(const void* global) { asm volatile("prefetch.global.L2 [%0];" : : "l"(global)); }
 
@@ -112,6 +117,17 @@ QUICK_SSM_DEVICE void load_shared_words(const void* address, uint32_t (&words)[k
         words[0] = value.x, words[1] = value.y;
     } else {
         words[0] = *static_cast<const unsigned*>(address);
+    }
+}
+template <int kWords>
+QUICK_SSM_DEVICE void store_shared_words(void* address, const uint32_t (&words)[kWords]) {
+    static_assert(kWords == 1 || kWords == 2 || kWords == 4, "4, 8 or 16 bytes");
+    if constexpr (kWords == 4) {
+        *static_cast<uint4*>(address) = make_uint4(words[0], words[1], words[2], words[3]);
+    } else if constexpr (kWords == 2) {
+        *static_cast<uint2*>(address) = make_uint2(words[0], words[1]);
+    } else {
+        *static_cast<unsigned*>(address) = words[0];
     }
 }
 template <class T>
@@ -206,6 +222,7 @@ QUICK_SSM_DEVICE uint32_t floats_to_bfloats(float low, float high) {
 #else
 
 inline int thread_index() { return simt::thread_index(); }
+inline uint32_t block_index() { return simt::block_index(); }
 inline uint32_t grid_blocks() { return simt::grid_blocks(); }
 
 inline float bits_to_float(uint32_t bits) { return simt::bit_cast<float>(bits); }
@@ -225,12 +242,19 @@ void copy_async(void* shared, const void* global) {
     simt::copy_async(shared, global, kBytes);
 }
 inline void wait_for_copies() { simt::wait_for_copies(); }
+inline void group_copies() { simt::group_copies(); }
+inline void wait_for_earlier_copies() { simt::wait_for_earlier_copies(); }
 inline void prefetch_line(const void* global) { simt::global_access(global, 1); }
 
 template <int kWords>
 void load_shared_words(const void* address, uint32_t (&words)[kWords]) {
     simt::shared_access(address, sizeof words);
     __builtin_memcpy(words, address, sizeof words);
+}
+template <int kWords>
+void store_shared_words(void* address, const uint32_t (&words)[kWords]) {
+    simt::shared_access(address, sizeof words);
+    __builtin_memcpy(address, words, sizeof words);
 }
 template <class T>
 void store_shared_value(void* address, T value) {

@@ -10,9 +10,11 @@
 namespace QUICK_SSM_NAMESPACE {
 
 // `kInputs` tensors of the type of the tile.
-template <class Tile, int kInputs, bool kVectorised>
+template <class Tile, int kInputs_, bool kVectorised_>
 class Stages {
 public:
+    static constexpr int kInputs = kInputs_;
+    static constexpr bool kVectorised = kVectorised_;
     using T = typename Tile::Value;
     static constexpr int kVector = Tile::kVector;
     static constexpr int kTileBytes = Tile::kLength * Tile::kRowBytes;
@@ -23,10 +25,10 @@ public:
 
     QUICK_SSM_DEVICE explicit Stages(Shared& shared) : shared_(shared) {}
 
-    // From now on the stage that was loaded is the one that is read; the next barrier makes it whole.
+    // From now on the next stage is the one that is read; the next barrier makes it whole.
     QUICK_SSM_DEVICE void advance() {
         if constexpr (kVectorised) wait_for_copies();
-        current_ = loaded();
+        current_ = next();
     }
 
     // Whether the thread is a loader.
@@ -49,14 +51,14 @@ public:
         return turn;
     }
 
-    // Loads a tile of one input into the stage that is not read, or the only one. All loaders take part. Steps and
-    // channels beyond the tensor get `fill`, and so does all where the input is not needed.
+    // Loads a tile of one input into the next stage, which may be the only one. All loaders take part. Steps and channels
+    // beyond the tensor get `fill`, and so does all where the input is not needed.
     QUICK_SSM_DEVICE void load(const Operand& operand, int input, bool needed, float fill, const Turn& turn) {
         const int64_t stride = kRows * operand.time_stride;
         const T* from = static_cast<const T*>(operand.data) + turn.batch * operand.batch_stride +
                         turn.time * operand.time_stride +
                         (kVectorised ? turn.channel : static_cast<int64_t>(turn.channel) * operand.channel_stride);
-        unsigned char* to = shared_.bytes[loaded()][input] + turn.row * Tile::kRowBytes + turn.column * kBytes;
+        unsigned char* to = shared_.bytes[next()][input] + turn.row * Tile::kRowBytes + turn.column * kBytes;
         if (turn.whole && needed) {
             QUICK_SSM_UNROLL
             for (int i = 0; i < kTurns; ++i) {
@@ -122,7 +124,7 @@ private:
         return channel >= params.channels ? 0 : left < Tile::kLength ? static_cast<int>(left) : Tile::kLength;
     }
     QUICK_SSM_DEVICE static int loader() { return thread_index() - (Tile::kThreads - Tile::kLoaders); }
-    QUICK_SSM_DEVICE int loaded() const { return Tile::kStages - 1 - current_; }
+    QUICK_SSM_DEVICE int next() const { return Tile::kStages - 1 - current_; }
 
     QUICK_SSM_DEVICE static void copy(unsigned char* to, const T* from) {
         if constexpr (kVectorised) {

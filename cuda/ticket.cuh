@@ -2,6 +2,7 @@
 #pragma once
 
 #include "params.cuh"
+#include "tile.cuh"
 
 namespace QUICK_SSM_NAMESPACE {
 
@@ -14,19 +15,25 @@ struct Place {
     static constexpr uint32_t kNone = 0xffffffffu;
 };
 
-// One thread of a block, the owner, draws the tickets and tells the others.
+// One thread of a block, the owner, draws the tickets and tells the others. Where tiles are dealt in turn every thread counts
+// for itself.
 template <class Tile, bool kFromEnd>
 class Tickets {
 public:
+    static constexpr bool kInTurn = Tile::kFeeding == Feeding::kInTurn;
     struct Shared {
         uint32_t ticket;
         uint32_t tag;
     };
 
-    // A barrier has to follow.
+    // A barrier has to follow, before the first ticket is read and before the tag is.
     QUICK_SSM_DEVICE Tickets(const Params& params, Shared& shared)
         : header_(static_cast<WorkspaceHeader*>(params.workspace)), shared_(shared) {
-        draw();
+        if (kInTurn) {
+            drawn_ = block_index();
+        } else {
+            draw();
+        }
         if (owner()) shared_.tag = next_epoch(load_value(&header_->epoch));
     }
 
@@ -35,13 +42,17 @@ public:
 
     // What was drawn stays in a register until it is needed, so that nobody waits for it.
     QUICK_SSM_DEVICE void draw() {
-        if (owner()) drawn_ = atomic_increment(&header_->ticket);
+        if (kInTurn) {
+            drawn_ += grid_blocks();
+        } else if (owner()) {
+            drawn_ = atomic_increment(&header_->ticket);
+        }
     }
     // Tells all threads, behind the next barrier, what was drawn.
     QUICK_SSM_DEVICE void announce() const {
-        if (owner()) shared_.ticket = drawn_;
+        if (!kInTurn && owner()) shared_.ticket = drawn_;
     }
-    QUICK_SSM_DEVICE Place next(const Params& params) const { return place(params, shared_.ticket); }
+    QUICK_SSM_DEVICE Place next(const Params& params) const { return place(params, kInTurn ? drawn_ : shared_.ticket); }
     // The tile of the ticket that some block draws about one turn of all blocks later.
     QUICK_SSM_DEVICE Place later(const Params& params) const { return place(params, shared_.ticket + grid_blocks()); }
 

@@ -5,9 +5,13 @@
 
 namespace QUICK_SSM_NAMESPACE {
 
+// How a block comes by its tiles and their inputs; `feed.cuh` tells of each.
+enum class Feeding { kAhead, kInTurn, kBehind };
+
 // A thread owns `kSteps` consecutive steps of `kVector` channels, its segment. `kLanes` threads side by side cover the
 // channels, `kSegments` rows of them the time. Results depend on kSteps and kSegments, not on the rest.
-template <class T, int kVector_, int kSteps_, int kLanes_, int kSegments_, int kBlocks_, int kPoll_, int kStages_>
+template <class T, int kVector_, int kSteps_, int kLanes_, int kSegments_, int kBlocks_, int kPoll_, int kStages_,
+          Feeding kFeeding_>
 struct TileShape {
     using Value = T;
     using Acc = AccOf<T>;
@@ -18,6 +22,7 @@ struct TileShape {
     static constexpr int kBlocks = kBlocks_;  // blocks per multiprocessor that registers must leave room for
     static constexpr int kPoll = kPoll_;      // packets of other tiles that a thread asks for at a time
     static constexpr int kStages = kStages_;  // tiles of the inputs that a block has in shared memory, 1 or 2
+    static constexpr Feeding kFeeding = kFeeding_;
     static constexpr int kThreads = kLanes * kSegments;
     static constexpr int kChannels = kLanes * kVector;
     static constexpr int kLength = kSteps * kSegments;
@@ -34,6 +39,7 @@ struct TileShape {
     static_assert(kAccess % kVector == 0, "what can be copied at once can be stored at once");
     static_assert(kThreads <= 1024, "a block");
     static_assert(kStages == 1 || kStages == 2, "the tile that is computed, and perhaps the next one");
+    static_assert(kStages == 1 || kFeeding != Feeding::kBehind, "what is loaded last needs no second stage");
 };
 
 }  // namespace QUICK_SSM_NAMESPACE

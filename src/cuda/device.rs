@@ -13,6 +13,7 @@ use candle_core::{bail, CudaDevice, CudaStorage, DType, Error, Result, Shape, St
 
 use super::params::{Direction, Form, Kernel, Params};
 use super::passes::Machine;
+use super::tile::Feeding;
 use super::{module, workspace};
 use crate::problem::Problem;
 
@@ -93,8 +94,15 @@ impl Machine for Queue<'_> {
             let mut launch = self.stream.launch_builder(&function);
             launch.arg(&params);
             // SAFETY: the kernel takes `Params`. Its addresses are good, says the caller; the workspace is as large as it
-            // needs, and no launch gets it before this one has run.
-            unsafe { launch.launch(config) }.w()?;
+            // needs, and no launch gets it before this one has run. Blocks that wait for one another without tickets run
+            // together: a cooperative launch begins when there is room for all of them.
+            unsafe {
+                match kernel.tile().feeding {
+                    Feeding::Ahead | Feeding::Behind => launch.launch(config),
+                    Feeding::InTurn => launch.launch_cooperative(config),
+                }
+            }
+            .w()?;
             Ok(())
         })
     }

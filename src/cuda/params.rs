@@ -26,6 +26,14 @@ pub enum Form {
 }
 
 impl Form {
+    /// Values that the backward pass keeps of each element.
+    const fn kept(self) -> u32 {
+        match self {
+            Self::Plain => 0,
+            Self::Gated => 5,
+        }
+    }
+
     /// The tensors that the forward pass reads.
     const fn inputs(self) -> u32 {
         match self {
@@ -328,7 +336,8 @@ impl Kernel {
         format!("{form}{direction}_{}", self.dtype.name())
     }
 
-    /// Bytes of shared memory that a block needs: one or two tiles of every input, and what segments and tiles tell one another.
+    /// Bytes of shared memory that a block needs: one or two tiles of every input, what it keeps of a tile, and what segments
+    /// and tiles tell one another.
     pub fn shared_bytes(self, params: &Params) -> u32 {
         let Tile { segments, stages, .. } = self.tile;
         let (len, channels) = (self.tile.len(), self.tile.channels());
@@ -336,11 +345,12 @@ impl Kernel {
         let backward = u32::from(self.direction == Direction::Backward);
         let inputs = self.form.inputs() + backward;
         let stages = stages * inputs * len * channels * self.dtype.bytes() as u32;
+        let kept = backward * self.form.kept() * len * channels * acc;
         // of every segment, and what enters the tile; on the way back there are two of both
         let carries = (1 + backward) * acc * channels * (2 * segments + 1);
         // ticket and tag; the first and last step of each packed sequence
         let marks = 8 * if params.offsets == 0 { 1 } else { len };
-        (stages.next_multiple_of(16) + carries + 8 + marks).next_multiple_of(16)
+        (stages.next_multiple_of(16) + kept.next_multiple_of(16) + carries + 8 + marks).next_multiple_of(16)
     }
 
     /// The sizes of `[B, L, D]` tensors, none of which is 0, and what follows from them; every tensor is null.

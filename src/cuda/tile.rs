@@ -32,6 +32,15 @@ impl Width {
     }
 }
 
+/// How a block comes by its tiles and their inputs, as `feed.cuh` tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feeding {
+    Ahead,
+    /// Without tickets, so that all blocks of a launch have to run at the same time.
+    InTurn,
+    Behind,
+}
+
 /// How a kernel cuts a tensor, in the numbers of `tuning.cuh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tile {
@@ -45,6 +54,7 @@ pub struct Tile {
     pub segments: u32,
     /// Tiles of its inputs that a block has in shared memory.
     pub stages: u32,
+    pub feeding: Feeding,
 }
 
 impl Tile {
@@ -58,31 +68,40 @@ impl Tile {
 
     const fn wide(form: Form, direction: Direction, dtype: Code) -> Self {
         let (vector, steps, lanes, segments, stages) = match (form, direction, dtype) {
-            (_, Direction::Forward, Code::F32) => (4, 4, 8, 16, 2),
-            (Form::Plain, Direction::Backward, Code::F32) => (2, 4, 32, 8, 2),
-            (Form::Gated, Direction::Backward, Code::F32) => (2, 4, 16, 8, 2),
+            (Form::Plain, Direction::Forward, Code::F32) => (4, 8, 8, 16, 1),
             (Form::Plain, Direction::Forward, Code::F16 | Code::BF16) => (4, 8, 16, 16, 1),
-            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 8, 2),
-            (_, _, Code::F16 | Code::BF16) => (4, 4, 16, 16, 2),
+            (Form::Plain, Direction::Forward, Code::F64) => (2, 8, 8, 16, 1),
+            (Form::Plain, Direction::Backward, Code::F32) => (2, 4, 32, 8, 2),
+            (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 16, 2),
+            (Form::Gated, Direction::Forward, Code::F32) => (4, 4, 8, 16, 2),
+            (Form::Gated, Direction::Forward, Code::F16 | Code::BF16) => (8, 8, 8, 16, 1),
+            (Form::Gated, Direction::Backward, Code::F32) => (2, 4, 16, 8, 2),
+            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 8, 1),
             (Form::Gated, Direction::Backward, Code::F64) => (1, 2, 32, 8, 2),
             (_, _, Code::F64) => (1, 4, 32, 8, 2),
         };
-        Self { vector, steps, lanes, segments, stages }
+        Self { vector, steps, lanes, segments, stages, feeding: Feeding::Ahead }
     }
 
     const fn narrow(form: Form, direction: Direction, dtype: Code) -> Self {
         let (vector, steps, lanes, segments) = match (form, direction, dtype) {
             (Form::Plain, Direction::Forward, Code::F32) => (4, 8, 8, 16),
-            (Form::Gated, Direction::Forward, Code::F32) => (4, 4, 8, 32),
-            (Form::Plain, Direction::Backward, Code::F32) => (4, 8, 8, 8),
-            (Form::Gated, Direction::Backward, Code::F32) => (4, 4, 8, 16),
+            (Form::Plain, Direction::Forward, Code::F16) => (4, 8, 16, 16),
             (_, Direction::Forward, Code::F16 | Code::BF16) => (8, 8, 8, 16),
-            (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (8, 4, 8, 16),
-            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 16),
-            (_, Direction::Forward, Code::F64) => (1, 8, 16, 16),
+            (Form::Plain, Direction::Forward, Code::F64) => (2, 8, 8, 16),
+            (_, Direction::Backward, Code::F32) => (4, 4, 8, 16),
+            (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (4, 8, 16, 8),
             (_, Direction::Backward, Code::F64) => (1, 4, 16, 16),
+            (Form::Gated, Direction::Forward, Code::F32) => (4, 4, 8, 32),
+            (Form::Gated, Direction::Forward, Code::F64) => (1, 8, 16, 16),
+            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 8, 16),
         };
-        Self { vector, steps, lanes, segments, stages: 1 }
+        let feeding = match (form, direction, dtype) {
+            (Form::Plain, Direction::Forward, _) => Feeding::InTurn,
+            (Form::Plain, Direction::Backward, Code::F32 | Code::F16 | Code::BF16) => Feeding::InTurn,
+            _ => Feeding::Behind,
+        };
+        Self { vector, steps, lanes, segments, stages: 1, feeding }
     }
 
     /// Whether both have the same segments of time and as many channels, and so the same roundings.
@@ -118,26 +137,26 @@ mod tests {
     const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Backward];
     const DTYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F64];
 
-    /// The numbers after `#define QUICK_SSM_<name>` in `tuning.cuh`.
-    fn tuning(name: &str) -> Vec<u32> {
+    /// What stands in `tuning.cuh` after a dtype, a width and a scan.
+    fn tuning(of: &str) -> Vec<&'static str> {
         let text = include_str!("../../cuda/tuning.cuh");
-        let define = format!("#define QUICK_SSM_{name} ");
-        let line = text.lines().find_map(|line| line.strip_prefix(&define)).unwrap();
-        line.split(',').map(|number| number.trim().parse().unwrap()).collect()
+        let start = format!("QUICK_SSM_TILE({of}, ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&start)).unwrap();
+        line.trim_end_matches(')').split(", ").collect()
     }
 
     #[test]
     fn tiles_are_those_of_the_kernels() {
-        for (form, width, prefix) in
-            FORMS.into_iter().flat_map(|form| [(form, Width::Wide, ""), (form, Width::Narrow, "NARROW_")])
-        {
+        for (form, width) in FORMS.into_iter().flat_map(|form| [(form, Width::Wide), (form, Width::Narrow)]) {
             for direction in DIRECTIONS {
-                for dtype in DTYPES {
+                for (dtype, name) in DTYPES.into_iter().zip(["Float", "Half", "BFloat", "Double"]) {
                     let kernel = Kernel::of_width(form, direction, dtype, width).unwrap();
-                    let Tile { vector, steps, lanes, segments, stages } = kernel.tile();
-                    let tuning = tuning(&format!("{prefix}{}", kernel.name().to_uppercase()));
-                    assert_eq!(tuning[..4], [vector, steps, lanes, segments], "{kernel:?}");
-                    assert_eq!(tuning[6], stages, "{kernel:?}");
+                    let Tile { vector, steps, lanes, segments, stages, feeding } = kernel.tile();
+                    let gated = if form == Form::Gated { "Gated" } else { "" };
+                    let tuning = tuning(&format!("{name}, k{width:?}, k{gated}{direction:?}"));
+                    let numbers = [vector, steps, lanes, segments].map(|number| number.to_string());
+                    assert_eq!(tuning[..4], numbers, "{kernel:?}");
+                    assert_eq!(tuning[6..], [stages.to_string(), format!("k{feeding:?}")], "{kernel:?}");
                     assert!((32..=1024).contains(&kernel.tile().threads()));
                     assert!(kernel.tile().len().is_power_of_two());
                     // what a block of the smaller cards may have
@@ -164,9 +183,10 @@ mod tests {
                 }
             }
         }
-        let plain = |dtype, batch, channels| width(Form::Plain, Direction::Backward, dtype, batch, channels);
-        assert_eq!([plain(Code::F32, 64, 512), plain(Code::F32, 1, 513)], [Width::Narrow, Width::Wide]);
-        assert_eq!([plain(Code::BF16, 8, 512), plain(Code::BF16, 9, 512)], [Width::Narrow, Width::Wide]);
-        assert_eq!([plain(Code::BF16, 1, 2048), plain(Code::BF16, 3, 2048)], [Width::Narrow, Width::Wide]);
+        let backward = |batch, channels| width(Form::Plain, Direction::Backward, Code::F32, batch, channels);
+        assert_eq!([backward(64, 512), backward(1, 513)], [Width::Narrow, Width::Wide]);
+        let forward = |batch, channels| width(Form::Plain, Direction::Forward, Code::BF16, batch, channels);
+        assert_eq!([forward(8, 512), forward(9, 512)], [Width::Narrow, Width::Wide]);
+        assert_eq!([forward(1, 2048), forward(3, 2048)], [Width::Narrow, Width::Wide]);
     }
 }

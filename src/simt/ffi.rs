@@ -7,7 +7,7 @@ use candle_core::{bail, Error, Result};
 
 use super::Schedule;
 use crate::cuda::params::Params;
-use crate::cuda::tile::Tile;
+use crate::cuda::tile::{Feeding, Tile};
 
 /// `quick_ssm_simt_kernel`.
 #[repr(C)]
@@ -19,6 +19,7 @@ pub(super) struct Description {
     pub steps: u32,
     pub vector: u32,
     pub stages: u32,
+    pub feeding: u32,
     pub access: u32,
     pub shared_bytes: u32,
     pub params_bytes: u32,
@@ -27,7 +28,8 @@ pub(super) struct Description {
 impl Description {
     pub fn tile(self) -> Tile {
         let Self { vector, steps, stages, .. } = self;
-        Tile { vector, steps, lanes: self.channels / vector, segments: self.length / steps, stages }
+        let feeding = [Feeding::Ahead, Feeding::InTurn, Feeding::Behind][self.feeding as usize];
+        Tile { vector, steps, lanes: self.channels / vector, segments: self.length / steps, stages, feeding }
     }
 }
 

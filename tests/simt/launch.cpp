@@ -25,6 +25,7 @@ extern "C" int quick_ssm_simt_describe(uint32_t variant, const char* name, quick
             kernel->steps,
             kernel->vector,
             kernel->stages,
+            kernel->feeding,
             kernel->access,
             static_cast<uint32_t>(kernel->shared_bytes),
             static_cast<uint32_t>(kernel->params_bytes)};

@@ -40,6 +40,7 @@ struct Copy {
     void* to;
     const void* from;
     size_t bytes;
+    uint32_t group;
 };
 
 struct Fiber {
@@ -52,9 +53,11 @@ struct Fiber {
     bool predicate = false;
     int count = 0;
     std::vector<Copy> copies;  // that it has not waited for
+    uint32_t group = 0;        // of its next copy
 };
 
 struct Block {
+    uint32_t index = 0;
     std::vector<Fiber> fibers;  // never fewer than before: their stacks are used again
     uint32_t threads = 0;
     std::vector<unsigned char> memory;
@@ -163,7 +166,8 @@ void fiber_main() {
     _longjmp(machine.scheduler, 1);
 }
 
-bool start_block(Block& block) {
+bool start_block(Block& block, uint32_t index) {
+    block.index = index;
     block.threads = machine.launch.kernel->threads;
     if (block.fibers.size() < block.threads) block.fibers.resize(block.threads);
     block.shared_bytes = 0;
@@ -178,6 +182,7 @@ bool start_block(Block& block) {
         fiber.state = State::kNew;
         fiber.barrier = nullptr;
         fiber.copies.clear();
+        fiber.group = 0;
         machine.ready.push_back(&fiber);
     }
     return true;
@@ -228,8 +233,7 @@ const char* drive(uint32_t& started) {
             // A free place is not always taken at once.
             if (!block.active && started < machine.launch.grid &&
                 (machine.ready.empty() || machine.random.below(4) == 0)) {
-                ++started;
-                if (!start_block(block)) return "no memory for stacks";
+                if (!start_block(block, started++)) return "no memory for stacks";
             }
         }
         if (machine.ready.empty()) break;
@@ -245,6 +249,7 @@ const char* drive(uint32_t& started) {
 }  // namespace
 
 int thread_index() { return machine.current->index; }
+uint32_t block_index() { return machine.current->block->index; }
 uint32_t grid_blocks() { return machine.launch.grid; }
 bool coin() { return machine.random.below(2) == 0; }
 
@@ -278,12 +283,23 @@ void shared_access(const void* address, size_t alignment) {
 void copy_async(void* shared, const void* global, size_t bytes) {
     shared_access(shared, bytes);
     memset(shared, 0xff, bytes);
-    machine.current->copies.push_back({shared, global, bytes});
+    Fiber& self = *machine.current;
+    self.copies.push_back({shared, global, bytes, self.group});
 }
 
-void wait_for_copies() {
-    for (const Copy& copy : machine.current->copies) memcpy(copy.to, copy.from, copy.bytes);
-    machine.current->copies.clear();
+// Those of all groups before one.
+static void finish_copies(uint32_t before) {
+    std::vector<Copy>& copies = machine.current->copies;
+    const auto left = std::find_if(copies.begin(), copies.end(), [=](const Copy& copy) { return copy.group >= before; });
+    for (auto copy = copies.begin(); copy != left; ++copy) memcpy(copy->to, copy->from, copy->bytes);
+    copies.erase(copies.begin(), left);
+}
+
+void group_copies() { ++machine.current->group; }
+void wait_for_copies() { finish_copies(++machine.current->group); }
+void wait_for_earlier_copies() {
+    const uint32_t group = machine.current->group;
+    if (group > 0) finish_copies(group - 1);
 }
 
 void barrier(const char* name) { barrier_count(name, false); }
@@ -357,6 +373,7 @@ const char* run(const Launch& launch) {
     machine.failed = false;
     if (launch.grid == 0 || launch.resident_blocks == 0) return "an empty launch";
     const uint32_t places = std::min(launch.grid, launch.resident_blocks);
+    if (launch.kernel->together) machine.launch.grid = places;
     if (machine.blocks.size() < places) machine.blocks.resize(places);
     for (Block& block : machine.blocks) block.active = false;
     // Places beyond those of this launch stay free.

@@ -21,6 +21,7 @@ typedef struct {
     uint32_t steps;        /* of a segment */
     uint32_t vector;       /* channels of a thread */
     uint32_t stages;       /* tiles of the inputs in shared memory */
+    uint32_t feeding;      /* as in cuda/tile.cuh */
     uint32_t access;       /* elements per access of a `_vector` kernel */
     uint32_t shared_bytes; /* shared memory of a block */
     uint32_t params_bytes; /* size of the parameter struct */
@@ -29,8 +30,8 @@ typedef struct {
 /* 0, or -1 where there is no such kernel. */
 int quick_ssm_simt_describe(uint32_t variant, const char* kernel, quick_ssm_simt_kernel* out);
 
-/* Runs `grid` blocks of `block` threads, `resident_blocks` of them at a time, interleaved as `seed` says, without
- * the barrier called `skipped_barrier` (null: with all). Returns 0, or 1 and writes what went wrong to `message`. */
+/* Runs `grid` blocks of `block` threads, `resident_blocks` of them at a time (and no more than these of a kernel whose
+ * blocks must run together), interleaved as `seed` says, without the barrier called `skipped_barrier` (null: with all). Returns 0, or 1 and writes what went wrong to `message`. */
 int quick_ssm_simt_launch(uint32_t variant, const char* kernel, const void* params, uint32_t grid, uint32_t block,
                           uint32_t resident_blocks, uint64_t seed, const char* skipped_barrier, char* message,
                           size_t message_bytes);

@@ -22,6 +22,7 @@ To bit_cast(From from) {
 
 // Where a thread is.
 int thread_index();
+uint32_t block_index();
 uint32_t grid_blocks();
 
 // The shared memory of the calling thread's block: NaN everywhere when the block starts, its end guarded.
@@ -29,8 +30,11 @@ void* shared(size_t bytes);
 void shared_index(int index, int size);
 void shared_access(const void* address, size_t alignment);
 
-// A copy from global to shared memory: NaN until the calling thread waits for all of its copies.
+// A copy from global to shared memory: NaN until the calling thread waits for it, with all of its copies or with those of
+// all its groups but the last one.
 void copy_async(void* shared, const void* global, size_t bytes);
+void group_copies();
+void wait_for_earlier_copies();
 void wait_for_copies();
 
 // All threads of a block must arrive at the same barrier. `barrier_count` returns how many arrived with true.
@@ -57,6 +61,8 @@ struct Kernel {
     uint32_t steps;     // of a segment
     uint32_t vector;    // channels per thread
     uint32_t stages;    // tiles of the inputs in shared memory
+    uint32_t feeding;   // a Feeding
+    bool together;      // whether all blocks of a launch must run at the same time
     uint32_t access;    // elements per access of a vector kernel
     size_t shared_bytes;
     size_t params_bytes;
@@ -71,15 +77,25 @@ struct Registration {
 template <class K>
 Kernel describe(const char* name, void (*run)(const void*)) {
     using Tile = typename K::Tile;
-    return {name,          run,           Tile::kThreads,             Tile::kChannels,               Tile::kLength,
-            Tile::kSteps,  Tile::kVector, Tile::kStages,              Tile::kAccess,                 sizeof(typename K::Shared),
+    return {name,
+            run,
+            Tile::kThreads,
+            Tile::kChannels,
+            Tile::kLength,
+            Tile::kSteps,
+            Tile::kVector,
+            Tile::kStages,
+            static_cast<uint32_t>(Tile::kFeeding),
+            K::TileTickets::kInTurn,
+            Tile::kAccess,
+            sizeof(typename K::Shared),
             sizeof(typename K::Arguments)};
 }
 
 struct Launch {
     const Kernel* kernel;
     const void* params;
-    uint32_t grid;
+    uint32_t grid;                // of a kernel whose blocks must run together, as many of them as are in flight
     uint32_t resident_blocks;     // blocks in flight
     uint64_t seed;
     const char* skipped_barrier;  // null, or the name of a barrier to leave out
