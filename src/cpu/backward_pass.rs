@@ -8,14 +8,15 @@
 //! the gradients of the terms. The states are computed again, a chunk at a time from the one saved before it, so that what
 //! both directions read stays in the cache.
 
-use super::buffer::{BlockMut, Buffer};
+use super::block::{Block, BlockMut};
+use super::buffer::Buffer;
 use super::chain::{carry_over, chunks, compose, run_jobs, Chain, Composite};
 use super::form::{Adjoint, Form, Gradients, Terms};
 use super::forward_pass::{begin, copy, Advance};
 use super::plan::{Job, Plan};
 use super::pointer::Pointer;
 use super::simd::{dispatch, sweep, Element, Isa, Lanes, Recurrence, Vectorised};
-use super::view::{Block, View};
+use super::view::View;
 
 /// What carries states and their gradients.
 type Acc<D> = <<D as Gradients>::Form as Form>::Acc;

@@ -4,11 +4,9 @@ use std::mem::MaybeUninit;
 
 use candle_core::{bail, Result};
 
+use super::block::BlockMut;
 use super::pointer::Pointer;
-use super::simd::{Isa, LINE};
-#[cfg(debug_assertions)]
-use super::view::within;
-use super::view::{rows_ahead, Place};
+use super::view::Place;
 
 /// Elements that nobody has written yet. Clearing them first would cost a pass over memory.
 pub(crate) struct Buffer<T> {
@@ -99,63 +97,4 @@ fn ask_for_huge_pages<T>(memory: &mut Vec<T>) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = memory;
-}
-
-/// Rows of elements to be written, at a constant distance from one another.
-#[derive(Clone, Copy)]
-pub(crate) struct BlockMut<T> {
-    first: Pointer<*mut T>,
-    stride: isize,
-    /// Elements of some whole rows, about a page.
-    ahead: isize,
-    #[cfg(debug_assertions)]
-    size: (usize, usize),
-}
-
-impl<T> BlockMut<T> {
-    fn new(first: Pointer<*mut T>, stride: isize, rows: usize, width: usize) -> Self {
-        let _ = (rows, width);
-        Self {
-            first,
-            stride,
-            ahead: rows_ahead::<T>(stride),
-            #[cfg(debug_assertions)]
-            size: (rows, width),
-        }
-    }
-
-    /// Adjacent rows in their order.
-    pub fn adjacent(elements: &mut [T], width: usize) -> Self {
-        let rows = elements.len() / width.max(1);
-        Self::new(Pointer::to_mut(elements), width as isize, rows, width)
-    }
-
-    /// The rows from this one on.
-    #[inline(always)]
-    pub fn at_row(&self, row: isize) -> Self {
-        Self {
-            first: self.first.offset(row * self.stride),
-            #[cfg(debug_assertions)]
-            size: (self.size.0 - row as usize, self.size.1),
-            ..*self
-        }
-    }
-
-    /// Where a channel of a row is.
-    #[inline(always)]
-    pub fn at(&self, row: isize, channel: usize) -> Pointer<*mut T> {
-        let row_start = self.first.offset(row * self.stride);
-        #[cfg(debug_assertions)]
-        let row_start = within(row_start, row, self.size);
-        row_start.add(channel)
-    }
-
-    /// Asks for memory about a page ahead of a channel of a row, once for each cache line: a write to memory that no cache
-    /// holds waits until it is there.
-    #[inline(always)]
-    pub fn fetch_ahead<I: Isa>(&self, row: isize, channel: usize) {
-        if channel.is_multiple_of(LINE / size_of::<T>()) {
-            I::prefetch_for_write(self.first.offset(row * self.stride + self.ahead).add(channel).address());
-        }
-    }
 }

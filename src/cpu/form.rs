@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use super::buffer::BlockMut;
+use super::block::{Block, BlockMut};
 use super::pointer::Pointer;
 use super::simd::{Accumulator, Element, Isa, Recurrence};
-use super::view::{Block, Place};
+use super::view::Place;
 
 /// A form of the scan, on given tensors.
 pub(crate) trait Form: Sync {

@@ -2,7 +2,8 @@
 
 use std::mem::MaybeUninit;
 
-use super::buffer::{BlockMut, Buffer};
+use super::block::BlockMut;
+use super::buffer::Buffer;
 use super::chain::{carry_over, chunks, compose, run_jobs, Chain, Composite};
 use super::form::{Form, Kept, Terms};
 use super::plan::{Job, Plan};

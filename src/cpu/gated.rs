@@ -4,12 +4,13 @@
 //!   h_t = sigmoid(a_t + bias) h_{t-1} + sigmoid(d_t) u_t        y_t = silu(ca_t) cb_t h_t
 //! ```
 
-use super::buffer::{BlockMut, Buffer};
+use super::block::{Block, BlockMut};
+use super::buffer::Buffer;
 use super::form::{Adjoint, Form, Gradients, Terms};
 use super::gates::{sigmoid, Sigmoid};
 use super::pointer::Pointer;
 use super::simd::{Element, Isa, Lanes, Recurrence};
-use super::view::{Block, Place, View};
+use super::view::{Place, View};
 use crate::gated::PARTS;
 
 /// The arguments.

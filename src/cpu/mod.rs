@@ -3,6 +3,7 @@
 //! A forward and a backward pass exist once each, for every [`form`] of the scan.
 
 mod backward_pass;
+mod block;
 mod buffer;
 mod chain;
 mod empty;

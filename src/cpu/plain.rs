@@ -2,10 +2,11 @@
 
 use std::marker::PhantomData;
 
-use super::buffer::{BlockMut, Buffer};
+use super::block::{Block, BlockMut};
+use super::buffer::Buffer;
 use super::form::{Adjoint, Form, Gradients, Terms};
 use super::simd::{whole_row, Element, Isa, Lanes, Recurrence};
-use super::view::{Block, Place, View};
+use super::view::{Place, View};
 
 /// The arguments, `[B, L, D]` each.
 pub(crate) struct Plain<'a, T> {

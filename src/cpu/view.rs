@@ -1,14 +1,12 @@
 //! Rows of tensors, read in place.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use candle_core::{bail, Layout, Result, Storage, StorageRef, Tensor};
 
+use super::block::Block;
 use super::pointer::Pointer;
-#[cfg(debug_assertions)]
-use super::pointer::Raw;
-use super::simd::{Element, Isa, LINE};
+use super::simd::Element;
 
 /// A tensor's storage, held for reading.
 pub(crate) struct Held<'a>(StorageRef<'a>, &'a Layout);
@@ -150,93 +148,4 @@ impl Place {
         let times = Run { reverse: !self.times.reverse, ..self.times.clone() };
         Self { times, columns: self.columns.clone(), ..*self }
     }
-}
-
-/// Rows of elements at a constant distance from one another.
-#[derive(Clone, Copy)]
-pub(crate) struct Block<'a, T> {
-    first: Pointer<*const T>,
-    stride: isize,
-    /// Elements of some whole rows, about a page.
-    ahead: isize,
-    shared: PhantomData<&'a [T]>,
-    #[cfg(debug_assertions)]
-    size: (usize, usize),
-}
-
-impl<'a, T> Block<'a, T> {
-    fn new(first: Pointer<*const T>, stride: isize, rows: usize, width: usize) -> Self {
-        let _ = (rows, width);
-        Self {
-            first,
-            stride,
-            ahead: rows_ahead::<T>(stride),
-            shared: PhantomData,
-            #[cfg(debug_assertions)]
-            size: (rows, width),
-        }
-    }
-
-    /// Adjacent rows from the last one to the first.
-    pub fn backward(elements: &'a [T], width: usize) -> Self {
-        let last = elements.len() - width.min(elements.len());
-        Self::new(Pointer::to(elements).add(last), -(width as isize), elements.len() / width.max(1), width)
-    }
-
-    /// The rows from this one on.
-    #[inline(always)]
-    pub fn at_row(&self, row: isize) -> Self {
-        Self {
-            first: self.first.offset(row * self.stride),
-            #[cfg(debug_assertions)]
-            size: (self.size.0 - row as usize, self.size.1),
-            ..*self
-        }
-    }
-
-    /// Where a channel of a row is.
-    #[inline(always)]
-    pub fn at(&self, row: isize, channel: usize) -> Pointer<*const T> {
-        let row_start = self.first.offset(row * self.stride);
-        #[cfg(debug_assertions)]
-        let row_start = within(row_start, row, self.size);
-        row_start.add(channel)
-    }
-
-    /// Asks for a channel of a row to be brought into the second-level cache, once for each cache line.
-    #[inline(always)]
-    pub fn fetch<I: Isa>(&self, row: isize, channel: usize) {
-        if channel.is_multiple_of(LINE / size_of::<T>()) {
-            I::prefetch_for_later(self.first.offset(row * self.stride).add(channel).address());
-        }
-    }
-
-    /// Where a channel of a row is that lies about a page ahead: to be fetched, not to be accessed.
-    #[inline(always)]
-    pub fn ahead(&self, row: isize, channel: usize) -> *const T {
-        self.first.offset(row * self.stride + self.ahead).add(channel).address()
-    }
-}
-
-/// The start of a row, from which on its width can be reached, of so many rows.
-#[cfg(debug_assertions)]
-pub(crate) fn within<P: Raw>(start: Pointer<P>, row: isize, (rows, width): (usize, usize)) -> Pointer<P> {
-    if row < 0 || rows as isize <= row {
-        no_row(row, rows);
-    }
-    start.limit(width)
-}
-
-#[cfg(debug_assertions)]
-#[cold]
-#[inline(never)]
-fn no_row(row: isize, rows: usize) -> ! {
-    panic!("row {row} of {rows}")
-}
-
-/// Elements of the fewest whole rows that are more than half a page.
-pub(crate) fn rows_ahead<T>(stride: isize) -> isize {
-    /// Bytes.
-    const HALF_PAGE: isize = 2048;
-    ((HALF_PAGE / size_of::<T>() as isize) / stride.abs().max(1) + 1) * stride
 }
