@@ -33,8 +33,10 @@ struct Backward {
     static constexpr int kVector = Tile::kVector;
     static constexpr int kSteps = Tile::kSteps;
     static constexpr int kGradY = Form::kInputs;  // the last of the inputs
+    static constexpr int kKept = Form::kKept;
+    using Held = Pack<T, kVector>;
 
-    struct Shared : KeptTerms<Tile, Form::kKept> {
+    struct Shared : KeptTerms<Tile, kKept> {
         typename TileStages::Shared stages;
         SharedArray<Carry<Acc>, Tile::kSegments * Tile::kChannels> segments;
         // The same of z; at the end, in its states, what each segment adds to the gradient of the bias.
@@ -87,8 +89,9 @@ private:
         }
         fetch_saved_state(params, shared, rows, place.chunk);
         Acc gates[kSteps][kVector], states[kSteps][kVector], g[kSteps][kVector];
+        Held held[kSteps];
         load_grad_y(params, rows, stages, g);
-        scan_segment(params, shared, rows, stages, marks, bias, gates, states, g);
+        scan_segment(params, shared, rows, stages, marks, bias, gates, states, g, held);
         feed.announce();
         QUICK_SSM_BARRIER("segments scanned");
 
@@ -112,7 +115,7 @@ private:
         QUICK_SSM_BARRIER("segments combined");
 
         // While the carries of other tiles arrive.
-        write_readout_gradients(params, shared, rows, stages, marks, gates, states, g);
+        write_readout_gradients(params, shared, rows, stages, marks, held, gates, states, g);
         const bool needs_z = Form::needs_z(params);
         if (needs_z && asker) shared.entering[slot] = look_back.wait(initial);
         QUICK_SSM_BARRIER("entering gradient written");
@@ -143,7 +146,8 @@ private:
     QUICK_SSM_DEVICE static void scan_segment(const Params& params, Shared& shared, const TileRows& rows,
                                               const TileStages& stages, const SegmentMarks<Tile, kPacked>& marks,
                                               const Acc (&bias)[kVector], Acc (&gates)[kSteps][kVector],
-                                              Acc (&drives)[kSteps][kVector], const Acc (&g)[kSteps][kVector]) {
+                                              Acc (&drives)[kSteps][kVector], const Acc (&g)[kSteps][kVector],
+                                              Held (&held)[kSteps]) {
         Acc adjoint[kSteps][kVector];
         Carry<Acc> carry[kVector];
         QUICK_SSM_UNROLL
@@ -151,7 +155,8 @@ private:
         QUICK_SSM_UNROLL
         for (int s = 0; s < kSteps; ++s) {
             const Inputs inputs(stages, rows.segment() * kSteps + s, rows.lane());
-            Acc kept[Form::kKept ? Form::kKept : 1][kVector];
+            if constexpr (Form::kHeld >= 0) held[s] = inputs.pack(Form::kHeld);
+            Acc kept[kKept > 0 ? kKept : 1][kVector];
             QUICK_SSM_UNROLL
             for (int v = 0; v < kVector; ++v) {
                 const auto terms = Form::terms(inputs[v], bias[v]);
@@ -160,7 +165,7 @@ private:
                 gates[s][v] = terms.gate, drives[s][v] = terms.drive;
                 adjoint[s][v] = terms.readout * g[s][v];
                 QUICK_SSM_UNROLL
-                for (int n = 0; n < Form::kKept; ++n) kept[n][v] = terms.kept[n];
+                for (int n = 0; n < kKept; ++n) kept[n][v] = terms.kept[n];
             }
             shared.keep(s, kept);
         }
@@ -225,6 +230,7 @@ private:
     QUICK_SSM_DEVICE static void write_readout_gradients(const Params& params, Shared& shared, const TileRows& rows,
                                                          const TileStages& stages,
                                                          const SegmentMarks<Tile, kPacked>& marks,
+                                                         const Held (&held)[kSteps],
                                                          const Acc (&gates)[kSteps][kVector],
                                                          Acc (&drives)[kSteps][kVector], Acc (&g)[kSteps][kVector]) {
         GradientWriter writers[Form::kReadoutGradients];
@@ -243,7 +249,8 @@ private:
             QUICK_SSM_UNROLL
             for (int v = 0; v < kVector; ++v) {
                 if (marks.starts(s)) h[v] = initial_state(params, shared, rows, s, v);
-                const Acc drive = drives[s][v], readout = Form::readout(inputs[v], kept[v]);
+                const auto again = [&](int input) { return input == Form::kHeld ? held[s][v] : inputs[v](input); };
+                const Acc drive = drives[s][v], readout = Form::readout(again, kept[v]);
                 drives[s][v] = h[v];
                 h[v] = gates[s][v] * h[v] + drive;
                 Acc of_inputs[Form::kReadoutGradients];

@@ -36,7 +36,7 @@ struct Plain {
     enum Input { kA, kX, kB, kC, kInputs };
     // Whether an input is one of the readout; the others are those of gate and drive.
     QUICK_SSM_BOTH static constexpr bool of_readout(int input) { return input == kC; }
-    // Which part of the backward pass reads an input for the last time.
+    // Which part of the backward pass reads an input from shared memory for the last time.
     QUICK_SSM_BOTH static constexpr Part last_part(int input) {
         return input == kA ? Part::kScan : input == kC ? Part::kReadout : Part::kState;
     }
@@ -62,6 +62,7 @@ struct Plain {
 
     // The inputs of a tile stay at hand for its gradients.
     static constexpr int kKept = 0;
+    static constexpr int kHeld = -1;
     template <class Inputs>
     QUICK_SSM_DEVICE static Terms<Acc, kKept> terms(const Inputs& inputs, Acc) {
         return {inputs(kA), inputs(kB) * inputs(kX), inputs(kC), {}};
@@ -99,7 +100,7 @@ struct Gated {
     using Backward = typename TileOf<T, kWidth, Scan::kGatedBackward>::Shape;
     enum Input { kA, kD, kU, kCa, kCb, kInputs };
     QUICK_SSM_BOTH static constexpr bool of_readout(int input) { return input == kCa || input == kCb; }
-    QUICK_SSM_BOTH static constexpr Part last_part(int input) { return input == kCb ? Part::kReadout : Part::kScan; }
+    QUICK_SSM_BOTH static constexpr Part last_part(int) { return Part::kScan; }
     static constexpr bool kBias = true;
     static constexpr bool kOutputAgain = true;
 
@@ -115,6 +116,8 @@ struct Gated {
 
     // What the gradients of gate, drive and readout are multiplied with: to keep it costs less than a sigmoid.
     enum Factor { kOfA, kOfD, kOfU, kOfCa, kOfCb, kKept };
+    // The input that stays in registers until the gradients of the readout, as it was read.
+    static constexpr int kHeld = kCb;
     template <class Inputs>
     QUICK_SSM_DEVICE static Terms<Acc, kKept> terms(const Inputs& inputs, Acc bias) {
         const Sigmoid<Acc> a = sigmoid<T>(inputs(kA) + bias), d = sigmoid<T>(inputs(kD)), ca = sigmoid<T>(inputs(kCa));

@@ -149,6 +149,7 @@ public:
     QUICK_SSM_DEVICE auto operator[](int v) const {
         return [this, v](int input) { return packs_[input][v]; };
     }
+    QUICK_SSM_DEVICE const auto& pack(int input) const { return packs_[input]; }
 
 private:
     Pack<typename Stage::T, Stage::kVector> packs_[kInputs];

@@ -74,7 +74,7 @@ impl Tile {
             (Form::Plain, Direction::Backward, Code::F32) => (2, 4, 32, 8, 2),
             (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 16, 2),
             (Form::Gated, Direction::Forward, Code::F32) => (4, 4, 8, 16, 2),
-            (Form::Gated, Direction::Forward, Code::F16 | Code::BF16) => (8, 8, 8, 16, 1),
+            (Form::Gated, Direction::Forward, Code::F16 | Code::BF16) => (4, 4, 16, 16, 2),
             (Form::Gated, Direction::Backward, Code::F32) => (2, 4, 16, 8, 2),
             (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 8, 1),
             (Form::Gated, Direction::Backward, Code::F64) => (1, 2, 32, 8, 2),
@@ -90,7 +90,7 @@ impl Tile {
             (_, Direction::Forward, Code::F16 | Code::BF16) => (8, 8, 8, 16),
             (Form::Plain, Direction::Forward, Code::F64) => (2, 8, 8, 16),
             (_, Direction::Backward, Code::F32) => (4, 4, 8, 16),
-            (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (4, 8, 16, 8),
+            (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (8, 4, 8, 16),
             (_, Direction::Backward, Code::F64) => (1, 4, 16, 16),
             (Form::Gated, Direction::Forward, Code::F32) => (4, 4, 8, 32),
             (Form::Gated, Direction::Forward, Code::F64) => (1, 8, 16, 16),
@@ -98,7 +98,7 @@ impl Tile {
         };
         let feeding = match (form, direction, dtype) {
             (Form::Plain, Direction::Forward, _) => Feeding::InTurn,
-            (Form::Plain, Direction::Backward, Code::F32 | Code::F16 | Code::BF16) => Feeding::InTurn,
+            (Form::Plain, Direction::Backward, Code::F32) => Feeding::InTurn,
             _ => Feeding::Behind,
         };
         Self { vector, steps, lanes, segments, stages: 1, feeding }
