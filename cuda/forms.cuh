@@ -60,7 +60,7 @@ struct Plain {
         return params.dx || params.da || params.db || params.dh0;
     }
 
-    // The inputs of a tile stay at hand for its gradients.
+    // The inputs of a tile stay at hand for its gradients: nothing is kept, and none of them held in registers.
     static constexpr int kKept = 0;
     static constexpr int kHeld = -1;
     template <class Inputs>

@@ -31,7 +31,8 @@ typedef struct {
 int quick_ssm_simt_describe(uint32_t variant, const char* kernel, quick_ssm_simt_kernel* out);
 
 /* Runs `grid` blocks of `block` threads, `resident_blocks` of them at a time (and no more than these of a kernel whose
- * blocks must run together), interleaved as `seed` says, without the barrier called `skipped_barrier` (null: with all). Returns 0, or 1 and writes what went wrong to `message`. */
+ * blocks must run together), interleaved as `seed` says, without the barrier called `skipped_barrier` (null: with all).
+ * Returns 0, or 1 and writes what went wrong to `message`. */
 int quick_ssm_simt_launch(uint32_t variant, const char* kernel, const void* params, uint32_t grid, uint32_t block,
                           uint32_t resident_blocks, uint64_t seed, const char* skipped_barrier, char* message,
                           size_t message_bytes);
