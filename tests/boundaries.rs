@@ -81,7 +81,7 @@ fn narrow_and_long() -> Result<()> {
         variants(dims, DType::F32).into_iter().try_for_each(check)?;
     }
     // from a million elements on, time may be tiled
-    for dims in [(1, 1_050_000, 1), (1, 350_000, 3), (2, 8_193, 129)] {
+    for dims in [(1, 1_050_000, 1), (1, 350_000, 3), (1, 70_000, 16), (1, 70_000, 17), (2, 8_193, 129)] {
         variants(dims, DType::F32).into_iter().try_for_each(check)?;
     }
     for dims in [(2, 5_001, 15), (1, 8_192, 128)] {

@@ -10,7 +10,8 @@
 
 use super::block::{Block, BlockMut};
 use super::buffer::Buffer;
-use super::chain::{carry_over, chunks, compose, run_jobs, Chain, Composite};
+use super::chain::{chunks, run_jobs, Chain};
+use super::compose::{Composite, Steps};
 use super::form::{Adjoint, Form, Gradients, Terms};
 use super::forward_pass::{begin, copy, Advance};
 use super::plan::{Job, Plan};
@@ -90,9 +91,9 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
 
         if job.tile > 0 {
             let place = sequence.place(&job.steps, columns).backward();
-            let (terms, g) = (scan.form.terms(&place, rows), scan.g.block(&place, g));
+            let steps = Backwards { terms: scan.form.terms(&place, rows), g: scan.g.block(&place, g) };
             // SAFETY: all blocks are of this place; the caller vouches for the processor.
-            unsafe { compose_tile::<I, _, _>(terms, g, tile, (place.rows(), width)) };
+            unsafe { tile.compose::<I, _>(&steps, place.rows(), width) };
         }
         let after = match job.last {
             true => scan.grad_last.map(|grad| &grad[state..state + width]),
@@ -100,7 +101,7 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
         };
         begin(z, after, width);
         if job.tile > 0 {
-            carry_over(z, tile);
+            tile.carry_over(z);
             chain.publish(job.tile, sequence.index, &tile.state);
         }
 
@@ -158,71 +159,33 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
     }
 }
 
-/// Makes a tile the composite of so many steps back of so many channels.
-///
-/// # Safety
-/// The terms and the gradient of `y` must have as many, and the processor must have the instruction set.
-#[inline(always)]
-unsafe fn compose_tile<I: Isa, X: Terms, G: Element<Acc = X::Acc>>(
-    terms: X,
-    g: Block<G>,
-    tile: &mut Composite<X::Acc>,
-    (rows, width): (usize, usize),
-) {
-    tile.clear(width);
-    let (product, z) = (Pointer::to_mut(&mut tile.product), Pointer::to_mut(&mut tile.state));
-    let compose = Compose::<X, G, false> { terms, g, product, z };
-    // SAFETY: passed on to the caller.
-    unsafe { sweep::<I, _>(&compose, rows, width) };
-    if !tile.is_finite() {
-        tile.clear(width);
-        let (product, z) = (Pointer::to_mut(&mut tile.product), Pointer::to_mut(&mut tile.state));
-        let compose = Compose::<X, G, true> { terms: compose.terms, g, product, z };
-        // SAFETY: passed on to the caller.
-        unsafe { sweep::<I, _>(&compose, rows, width) };
-    }
-}
-
-/// A step back in a composite: `A = gate A`, `Z = gate (readout g + Z)`.
-struct Compose<'a, X, G: Element, const RESETS: bool> {
+/// Steps back: `z = gate (readout g + z)`.
+struct Backwards<'a, X, G: Element> {
     terms: X,
     g: Block<'a, G>,
-    product: Pointer<*mut G::Acc>,
-    z: Pointer<*mut G::Acc>,
 }
 
-impl<X: Terms, G: Element<Acc = X::Acc>, const RESETS: bool> Recurrence for Compose<'_, X, G, RESETS> {
+impl<X: Terms, G: Element<Acc = X::Acc>> Steps for Backwards<'_, X, G> {
     type Acc = X::Acc;
-    type Carry<V: Copy> = (V, V);
+    const CHEAP: bool = X::CHEAP;
 
     #[inline(always)]
-    unsafe fn load<I: Isa>(&self, at: usize) -> (I::V<X::Acc>, I::V<X::Acc>) {
-        // SAFETY: within the rows, says the caller.
-        unsafe { (I::read(self.product.add(at)), I::read(self.z.add(at))) }
-    }
-
-    #[inline(always)]
-    unsafe fn row<I: Isa>(
-        &self,
-        row: isize,
-        at: usize,
-        (product, z): (I::V<X::Acc>, I::V<X::Acc>),
-    ) -> (I::V<X::Acc>, I::V<X::Acc>) {
+    unsafe fn step<I: Isa>(&self, row: isize, at: usize) -> (I::V<X::Acc>, I::V<X::Acc>) {
         // SAFETY: within the blocks, says the caller.
         unsafe {
-            let dh = self.terms.readout::<I>(row, at).mul(I::read(self.g.at(row, at))).add(z);
-            let gate = self.terms.gate::<I>(row, at);
-            (compose::<_, _, RESETS>(product, gate), gate.mul(dh).flush())
+            let from_y = self.terms.readout::<I>(row, at).mul(I::read(self.g.at(row, at)));
+            (self.terms.gate::<I>(row, at), from_y)
         }
     }
 
     #[inline(always)]
-    unsafe fn store<I: Isa>(&self, at: usize, (product, z): (I::V<X::Acc>, I::V<X::Acc>)) {
-        // SAFETY: within the rows, says the caller.
-        unsafe {
-            I::write(product, self.product.add(at));
-            I::write(z, self.z.add(at));
-        }
+    fn advance<V: Lanes<X::Acc>>((gate, from_y): (V, V), z: V) -> V {
+        gate.mul(from_y.add(z))
+    }
+
+    #[inline(always)]
+    fn begin<V: Lanes<X::Acc>>((gate, from_y): (V, V)) -> V {
+        gate.mul(from_y)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::thread;
 
 use super::plan::{Job, Plan};
-use super::simd::{Accumulator, Lanes};
+use super::simd::Accumulator;
 
 /// The states before the tiles of every sequence that is tiled.
 pub(crate) struct Chain<A> {
@@ -67,58 +67,6 @@ pub(crate) fn run_jobs<S: Default>(
     match plan.threads.min(plan.jobs.len()) {
         0 | 1 => work(),
         threads => rayon::scope(|scope| (0..threads).for_each(|_| scope.spawn(|_| work()))),
-    }
-}
-
-/// What a tile does to the state before it: `A h + H`.
-#[derive(Default)]
-pub(crate) struct Composite<A> {
-    /// Products of gates.
-    pub product: Vec<A>,
-    /// States from zero.
-    pub state: Vec<A>,
-}
-
-impl<A: Accumulator> Composite<A> {
-    /// Makes it that of no steps.
-    pub fn clear(&mut self, width: usize) {
-        for (values, value) in [(&mut self.product, A::ONE), (&mut self.state, A::default())] {
-            values.clear();
-            values.resize(width, value);
-        }
-    }
-
-    /// Whether no product is infinite or NaN.
-    #[inline(always)]
-    pub fn is_finite(&self) -> bool {
-        let mut finite = true;
-        for product in &self.product {
-            finite &= product.to_f64().is_finite();
-        }
-        finite
-    }
-}
-
-/// Carries a state over a tile: `to = A from + H`.
-///
-/// Gates above one can make the product infinite while there is no state yet: where `from` is zero it does not count.
-pub(crate) fn carry_over<A: Accumulator>(from: &[A], tile: &mut Composite<A>) {
-    for ((from, product), to) in from.iter().zip(&tile.product).zip(&mut tile.state) {
-        let carried = from.keep_zero(Lanes::mul(*product, *from));
-        *to = Lanes::add(carried, *to).flush();
-    }
-}
-
-/// The product of the gates up to this one.
-///
-/// With `RESETS` a gate of zero wins over infinity. Where all products [are finite](Composite::is_finite) in the end they
-/// have been so throughout, and are the same without.
-#[inline(always)]
-pub(crate) fn compose<A: Accumulator, V: Lanes<A>, const RESETS: bool>(product: V, gate: V) -> V {
-    let next = product.mul(gate);
-    match RESETS {
-        true => product.keep_zero(gate.keep_zero(next)).flush(),
-        false => next.flush(),
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) trait Form: Sync {
 /// The terms of some steps of some channels, `LEN` of these at a time.
 pub(crate) trait Terms {
     type Acc: Accumulator;
+    /// Whether steps take less time than they wait for one another where rows are narrow.
+    const CHEAP: bool;
 
     /// # Safety
     /// The row and the channels must lie within the place, and the processor must have the instruction set.
@@ -61,6 +63,7 @@ impl<X: Terms, const WRITE: bool> Kept<X, WRITE> {
 
 impl<X: Terms, const WRITE: bool> Terms for Kept<X, WRITE> {
     type Acc = X::Acc;
+    const CHEAP: bool = !WRITE;
 
     #[inline(always)]
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {

@@ -1,14 +1,16 @@
 //! The forward pass: `h_t = gate_t h_{t-1} + drive_t`, `y_t = readout_t h_t`.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::block::BlockMut;
 use super::buffer::Buffer;
-use super::chain::{carry_over, chunks, compose, run_jobs, Chain, Composite};
+use super::chain::{chunks, run_jobs, Chain};
+use super::compose::{Composite, Steps};
 use super::form::{Form, Kept, Terms};
-use super::plan::{Job, Plan};
+use super::plan::{Job, Plan, STRANDS};
 use super::pointer::Pointer;
-use super::simd::{dispatch, sweep, Element, Isa, Lanes, Recurrence, Vectorised};
+use super::simd::{dispatch, sweep, sweep_narrow, Element, Isa, Lanes, Recurrence, Vectorised};
 
 /// What a forward pass reads and writes.
 pub(crate) struct Forward<'a, F: Form, O> {
@@ -39,7 +41,8 @@ impl<F: Form, O: Element<Acc = F::Acc>> Forward<'_, F, O> {
 
 struct Scratch<F: Form> {
     h: Vec<F::Acc>,
-    tile: Composite<F::Acc>,
+    /// Of the strands of a tile.
+    composites: [Composite<F::Acc>; STRANDS],
     rows: F::Rows,
     /// The gates and the drives of a tile.
     kept: [Vec<F::Acc>; 2],
@@ -48,7 +51,7 @@ struct Scratch<F: Form> {
 impl<F: Form> Default for Scratch<F> {
     fn default() -> Self {
         let (h, kept) = Default::default();
-        Self { h, tile: Composite::default(), rows: F::Rows::default(), kept }
+        Self { h, composites: Default::default(), rows: F::Rows::default(), kept }
     }
 }
 
@@ -64,24 +67,31 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
 
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Self { scan, chain, job, scratch: Scratch { h, tile, rows, kept } } = self;
+        let Self { scan, chain, job, scratch: Scratch { h, composites, rows, kept } } = self;
         let sequence = &scan.plan.sequences[job.sequence];
         let (columns, width) = (&job.columns, job.columns.len());
         let state = sequence.index * scan.channels + columns.start;
+        let part =
+            |steps: &Range<usize>| (steps.start - job.steps.start) * width..(steps.end - job.steps.start) * width;
+        // all tiles but the last one are whole
+        let strands = if job.last { 1 } else { scan.plan.strands };
+        let strand_len = job.steps.len() / strands;
 
         if !job.last {
-            let place = sequence.place(&job.steps, columns);
-            let (size, fetch_readout) = ((place.rows(), width), scan.y.is_some());
-            let terms = scan.form.terms(&place, rows);
-            // SAFETY: all blocks are of this place; the caller vouches for the processor.
-            unsafe {
-                match F::KEEP {
-                    false => compose_tile::<I, _>(terms, tile, size, fetch_readout),
-                    true => {
-                        let all = 0..place.rows() * width;
-                        kept.iter_mut().for_each(|values| values.resize(all.end, F::Acc::default()));
-                        let terms = Kept::<_, true>::new(terms, kept, all, width);
-                        compose_tile::<I, _>(terms, tile, size, fetch_readout)
+            if F::KEEP {
+                kept.iter_mut().for_each(|values| values.resize(part(&job.steps).end, F::Acc::default()));
+            }
+            for (steps, composite) in chunks(&job.steps, strand_len).zip(&mut *composites) {
+                let place = sequence.place(&steps, columns);
+                let (terms, fetch_readout) = (scan.form.terms(&place, rows), scan.y.is_some());
+                // SAFETY: all blocks are of this place; the caller vouches for the processor.
+                unsafe {
+                    match F::KEEP {
+                        false => composite.compose::<I, _>(&Forwards { terms, fetch_readout }, place.rows(), width),
+                        true => {
+                            let terms = Kept::<_, true>::new(terms, kept, part(&steps), width);
+                            composite.compose::<I, _>(&Forwards { terms, fetch_readout }, place.rows(), width);
+                        }
                     }
                 }
             }
@@ -92,31 +102,36 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
         };
         begin(h, before, width);
         if !job.last {
-            carry_over(h, tile);
-            chain.publish(job.tile + 1, sequence.index, &tile.state);
+            for (strand, composite) in composites[..strands].iter_mut().enumerate() {
+                composite.carry_over(&h[strand * width..]);
+                h.extend_from_slice(&composite.state);
+            }
+            chain.publish(job.tile + 1, sequence.index, &h[strands * width..]);
         }
-        for steps in chunks(&job.steps, scan.plan.chunk_len) {
+        // side by side where each strand has one saved state, one after another where it has more
+        let count = if strand_len == scan.plan.chunk_len { strands } else { 1 };
+        for steps in chunks(&job.steps, count * scan.plan.chunk_len) {
+            let strand = (steps.start - job.steps.start) / strand_len;
+            let h = &mut h[strand * width..(strand + count) * width];
             if let Some(saved) = scan.saved {
                 let at = scan.plan.chunk(sequence, steps.start) * scan.channels + columns.start;
-                // SAFETY: no other job has this chunk of these columns.
-                copy(h, unsafe { saved.row(at, width) });
+                // SAFETY: no other job has these chunks of these columns, which are all where there are several strands.
+                copy(h, unsafe { saved.row(at, h.len()) });
             }
-            let state_wanted = steps.end < job.steps.end || (job.last && scan.last.is_some());
+            let state_wanted =
+                !(steps.end - job.steps.start).is_multiple_of(strand_len) || (job.last && scan.last.is_some());
             if scan.y.is_none() && !state_wanted {
                 continue;
             }
             let place = sequence.place(&steps, columns);
-            let size = (place.rows(), width);
+            let size = (count, place.rows() / count, width);
             let terms = scan.form.terms(&place, rows);
             // SAFETY: all blocks are of this place, to which no other job writes; the caller vouches for the processor.
             unsafe {
                 let y = scan.y.map(|y| y.block(place.batch * scan.len * scan.channels, scan.channels, &place));
                 match F::KEEP && !job.last {
                     false => advance::<I, _, O>(terms, h, y, size),
-                    true => {
-                        let of_chunk = (steps.start - job.steps.start) * width..(steps.end - job.steps.start) * width;
-                        advance::<I, _, O>(Kept::<_, false>::new(terms, kept, of_chunk, width), h, y, size)
-                    }
+                    true => advance::<I, _, O>(Kept::<_, false>::new(terms, kept, part(&steps), width), h, y, size),
                 }
             }
         }
@@ -127,48 +142,39 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
     }
 }
 
-/// Makes a tile the composite of so many steps of so many channels.
+/// Advances the states of strands over their steps, and reads out of them into `y`.
 ///
 /// # Safety
-/// The terms must have as many, and the processor must have the instruction set.
-#[inline(always)]
-unsafe fn compose_tile<I: Isa, X: Terms>(
-    terms: X,
-    tile: &mut Composite<X::Acc>,
-    (rows, width): (usize, usize),
-    fetch_readout: bool,
-) {
-    tile.clear(width);
-    let (product, state) = (Pointer::to_mut(&mut tile.product), Pointer::to_mut(&mut tile.state));
-    let compose = Compose::<X, false> { terms, product, state, fetch_readout };
-    // SAFETY: passed on to the caller.
-    unsafe { sweep::<I, _>(&compose, rows, width) };
-    if !tile.is_finite() {
-        tile.clear(width);
-        let (product, state) = (Pointer::to_mut(&mut tile.product), Pointer::to_mut(&mut tile.state));
-        let compose = Compose::<X, true> { terms: compose.terms, product, state, fetch_readout };
-        // SAFETY: passed on to the caller.
-        unsafe { sweep::<I, _>(&compose, rows, width) };
-    }
-}
-
-/// Advances a state over so many steps of so many channels, and reads out of it into `y`.
-///
-/// # Safety
-/// The terms and `y` must have as many, nobody else may write to `y`, and the processor must have the instruction set.
+/// The terms, the states and `y` must have as many, nobody else may write to `y`, and the processor must have the
+/// instruction set.
 #[inline(always)]
 unsafe fn advance<I: Isa, X: Terms, O: Element<Acc = X::Acc>>(
     terms: X,
     h: &mut [X::Acc],
     y: Option<BlockMut<O>>,
-    (rows, width): (usize, usize),
+    size: (usize, usize, usize),
 ) {
     let advance = Advance { terms, h: Pointer::to_mut(h) };
     // SAFETY: passed on to the caller.
     unsafe {
         match y {
-            None => sweep::<I, _>(&advance, rows, width),
-            Some(y) => sweep::<I, _>(&Output { advance, y }, rows, width),
+            None => sweep_strands::<I, X, _>(&advance, size),
+            Some(y) => sweep_strands::<I, X, _>(&Output { advance, y }, size),
+        }
+    }
+}
+
+/// Runs a recurrence of some terms over one strand, or over two side by side, which are of cheap terms.
+///
+/// # Safety
+/// As for [`sweep`], with carries for every strand.
+#[inline(always)]
+unsafe fn sweep_strands<I: Isa, X: Terms, K: Recurrence>(kernel: &K, (strands, rows, width): (usize, usize, usize)) {
+    // SAFETY: passed on to the caller.
+    unsafe {
+        match X::CHEAP && strands == STRANDS {
+            true => sweep_narrow::<I, _, STRANDS>(kernel, rows, width),
+            false => sweep::<I, _>(kernel, strands * rows, width),
         }
     }
 }
@@ -254,49 +260,34 @@ impl<X: Terms, O: Element<Acc = X::Acc>> Recurrence for Output<X, O> {
     }
 }
 
-/// A step more in a composite: `A = gate A`, `H = gate H + drive`.
-struct Compose<X: Terms, const RESETS: bool> {
+/// Steps forward: `h = gate h + drive`.
+struct Forwards<X> {
     terms: X,
-    product: Pointer<*mut X::Acc>,
-    state: Pointer<*mut X::Acc>,
     /// Whether the tile is soon gone over again, for what is read out of its states: memory would else have nothing to do
     /// for one half of the time.
     fetch_readout: bool,
 }
 
-impl<X: Terms, const RESETS: bool> Recurrence for Compose<X, RESETS> {
+impl<X: Terms> Steps for Forwards<X> {
     type Acc = X::Acc;
-    type Carry<V: Copy> = (V, V);
+    const CHEAP: bool = X::CHEAP;
 
     #[inline(always)]
-    unsafe fn load<I: Isa>(&self, at: usize) -> (I::V<X::Acc>, I::V<X::Acc>) {
-        // SAFETY: within the rows, says the caller.
-        unsafe { (I::read(self.product.add(at)), I::read(self.state.add(at))) }
+    unsafe fn step<I: Isa>(&self, row: isize, at: usize) -> (I::V<X::Acc>, I::V<X::Acc>) {
+        if self.fetch_readout {
+            self.terms.fetch_readout::<I>(row, at);
+        }
+        // SAFETY: passed on to the caller.
+        unsafe { (self.terms.gate::<I>(row, at), self.terms.drive::<I>(row, at)) }
     }
 
     #[inline(always)]
-    unsafe fn row<I: Isa>(
-        &self,
-        row: isize,
-        at: usize,
-        (product, h): (I::V<X::Acc>, I::V<X::Acc>),
-    ) -> (I::V<X::Acc>, I::V<X::Acc>) {
-        // SAFETY: within the blocks, says the caller.
-        unsafe {
-            if self.fetch_readout {
-                self.terms.fetch_readout::<I>(row, at);
-            }
-            let (gate, drive) = (self.terms.gate::<I>(row, at), self.terms.drive::<I>(row, at));
-            (compose::<_, _, RESETS>(product, gate), gate.mul(h).add(drive).flush())
-        }
+    fn advance<V: Lanes<X::Acc>>((gate, drive): (V, V), h: V) -> V {
+        gate.mul(h).add(drive)
     }
 
     #[inline(always)]
-    unsafe fn store<I: Isa>(&self, at: usize, (product, h): (I::V<X::Acc>, I::V<X::Acc>)) {
-        // SAFETY: within the rows, says the caller.
-        unsafe {
-            I::write(product, self.product.add(at));
-            I::write(h, self.state.add(at));
-        }
+    fn begin<V: Lanes<X::Acc>>((_, drive): (V, V)) -> V {
+        drive
     }
 }

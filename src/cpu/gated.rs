@@ -69,6 +69,7 @@ impl<T: Element> GatedTerms<'_, T> {
 
 impl<T: Element> Terms for GatedTerms<'_, T> {
     type Acc = T::Acc;
+    const CHEAP: bool = false;
 
     #[inline(always)]
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {

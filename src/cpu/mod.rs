@@ -6,6 +6,7 @@ mod backward_pass;
 mod block;
 mod buffer;
 mod chain;
+mod compose;
 mod empty;
 mod form;
 mod forward_pass;

@@ -44,6 +44,7 @@ pub(crate) struct PlainTerms<'s, T> {
 
 impl<T: Element> Terms for PlainTerms<'_, T> {
     type Acc = T::Acc;
+    const CHEAP: bool = true;
 
     #[inline(always)]
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {

@@ -17,6 +17,11 @@ use crate::problem::{Problem, Sequences};
 const TILE: usize = 1 << 15;
 /// Time is tiled in sequences of at least so many steps and elements, and at most so many channels.
 const TILED: (usize, usize, usize) = (1 << 13, 1 << 20, 1 << 10);
+/// Each step waits for the one before it, so that rows of so few channels, a vector, leave a core idle. More of them than one
+/// are taken at a time where that can be.
+pub(crate) const NARROW: usize = 16;
+/// Strands of a whole tile of narrow rows. More of them would meet in one set of a cache.
+pub(crate) const STRANDS: usize = 2;
 /// Narrower groups of columns lose more to memory than another core gains.
 const GROUP: usize = 128;
 
@@ -66,6 +71,8 @@ pub(crate) struct Plan {
     pub chunks: usize,
     /// The most tiles that a sequence has.
     pub tiles: usize,
+    /// Equal parts of a whole tile, the states of which are computed side by side.
+    pub strands: usize,
     pub threads: usize,
 }
 
@@ -74,20 +81,28 @@ fn tile_len(channels: usize) -> usize {
     (TILE / channels.max(1)).next_power_of_two()
 }
 
+fn strands(channels: usize) -> usize {
+    if channels <= NARROW {
+        STRANDS
+    } else {
+        1
+    }
+}
+
 /// Whether time is tiled in a sequence of this shape.
 fn is_tiled(len: usize, channels: usize) -> bool {
     let (steps, elements, most_channels) = TILED;
     len >= steps && len * channels >= elements && channels <= most_channels
 }
 
-/// Steps between saved states: a part of a tile where there are such.
+/// Steps between saved states: a strand of a tile, or a part of one, where there are such.
 fn chunk_len(p: &Problem) -> usize {
-    let tile = tile_len(p.channels);
+    let strand = tile_len(p.channels) / strands(p.channels);
     match p.chunk_len {
-        None if p.channels <= TILED.2 => tile,
+        None if p.channels <= TILED.2 => strand,
         None => (TILE / p.channels).max(16),
         Some(steps) if p.channels > TILED.2 => steps,
-        Some(steps) => tile.min(1 << steps.ilog2()),
+        Some(steps) => strand.min(1 << steps.ilog2()),
     }
 }
 
@@ -115,7 +130,7 @@ impl Plan {
         // time-major: when a job starts, its predecessor has at least been started
         jobs.sort_by_key(|job| job.tile);
         let tiles = jobs.last().map_or(0, |job| job.tile + 1);
-        Ok(Self { sequences, jobs, chunk_len, chunks, tiles, threads })
+        Ok(Self { sequences, jobs, chunk_len, chunks, tiles, strands: strands(p.channels), threads })
     }
 
     /// The index of the saved state before `step`, the first of a chunk.

@@ -86,10 +86,16 @@ fn kept_terms_change_nothing<T: Element + WithDType>() -> Result<()> {
         // channels
         (8192, 1024, true, 256),
         (8192, 1025, true, 1),
+        // strands
+        (65_537, 16, false, 33),
+        (65_537, 17, false, 33),
     ] {
         assert_same::<T>(&scan, &draw(&mut rng, (len, channels), constant, T::DTYPE)?, tiles)?;
     }
     // several saved states of a tile, the other direction, and sequences that are tiled next to one that is not
+    let p = draw(&mut rng, (70_000, 16), false, T::DTYPE)?;
+    assert_same::<T>(&scan.clone().chunk_len(64), &p, 35)?;
+    assert_same::<T>(&scan.clone().reverse(true), &p, 35)?;
     let p = draw(&mut rng, (16_392, 128), false, T::DTYPE)?;
     assert_same::<T>(&scan.clone().chunk_len(64), &p, 65)?;
     assert_same::<T>(&scan.clone().reverse(true), &p, 65)?;

@@ -200,13 +200,14 @@ pub(crate) trait Recurrence {
 pub(crate) unsafe fn sweep<I: Isa, K: Recurrence>(kernel: &K, rows: usize, width: usize) {
     let lanes = <I::V<K::Acc>>::LEN;
     let vectors = width / lanes;
+    let size = (rows, width);
     // SAFETY: channels below `vectors * lanes` or `width`, rows below `rows`; the scalar set is on every processor.
     unsafe {
         match vectors {
             0 => {}
-            1 => sweep_columns::<I, K, 1>(kernel, rows, 0),
-            2 => sweep_columns::<I, K, 2>(kernel, rows, 0),
-            4 => sweep_columns::<I, K, 4>(kernel, rows, 0),
+            1 => sweep_columns::<I, K, 1, 1>(kernel, size, 0),
+            2 => sweep_columns::<I, K, 2, 1>(kernel, size, 0),
+            4 => sweep_columns::<I, K, 4, 1>(kernel, size, 0),
             _ => {
                 for row in 0..rows as isize {
                     kernel.whole_row::<I>(row, vectors);
@@ -214,7 +215,33 @@ pub(crate) unsafe fn sweep<I: Isa, K: Recurrence>(kernel: &K, rows: usize, width
             }
         }
         for at in vectors * lanes..width {
-            sweep_columns::<Scalar, K, 1>(kernel, rows, at);
+            sweep_columns::<Scalar, K, 1, 1>(kernel, size, at);
+        }
+    }
+}
+
+/// Runs a recurrence over `S` strands side by side: the rows and the carries of one lie after those of another. Rows have one
+/// or two vectors, and are taken a vector at a time.
+///
+/// # Safety
+/// The recurrence must have `S` times as many rows and carries, and the processor must have the instruction set.
+#[inline(always)]
+pub(crate) unsafe fn sweep_narrow<I: Isa, K: Recurrence, const S: usize>(kernel: &K, rows: usize, width: usize) {
+    let lanes = <I::V<K::Acc>>::LEN;
+    let whole = width / lanes * lanes;
+    // SAFETY: passed on to the caller; the scalar set is on every processor.
+    unsafe {
+        match whole == lanes {
+            // at a place that the compiler knows
+            true => sweep_columns::<I, K, 1, S>(kernel, (rows, width), 0),
+            false => {
+                for at in (0..whole).step_by(lanes) {
+                    sweep_columns::<I, K, 1, S>(kernel, (rows, width), at);
+                }
+            }
+        }
+        for at in whole..width {
+            sweep_columns::<Scalar, K, 1, S>(kernel, (rows, width), at);
         }
     }
 }
@@ -232,27 +259,38 @@ pub(crate) unsafe fn whole_row<I: Isa, K: Recurrence>(kernel: &K, row: isize, ve
     }
 }
 
-/// Runs a recurrence over the `N` vectors of channels from `at` on.
+/// Runs a recurrence over the `N` vectors of channels from `at` on, in `S` strands.
 ///
 /// # Safety
-/// As for [`sweep`].
+/// As for [`sweep`], or [`sweep_narrow`].
 #[inline(always)]
-unsafe fn sweep_columns<I: Isa, K: Recurrence, const N: usize>(kernel: &K, rows: usize, at: usize) {
+unsafe fn sweep_columns<I: Isa, K: Recurrence, const N: usize, const S: usize>(
+    kernel: &K,
+    (rows, width): (usize, usize),
+    at: usize,
+) {
     let lanes = <I::V<K::Acc>>::LEN;
     // SAFETY: passed on to the caller.
     unsafe {
         // no closures here: they are compiled without the instruction set where they are not inlined
-        let mut carries = [kernel.load::<I>(at); N];
-        for (i, carry) in carries.iter_mut().enumerate() {
-            *carry = kernel.load::<I>(at + i * lanes);
-        }
-        for row in 0..rows as isize {
+        let mut carries = [[kernel.load::<I>(at); N]; S];
+        for (strand, carries) in carries.iter_mut().enumerate() {
             for (i, carry) in carries.iter_mut().enumerate() {
-                *carry = kernel.row::<I>(row, at + i * lanes, *carry);
+                *carry = kernel.load::<I>(strand * width + at + i * lanes);
             }
         }
-        for (i, carry) in carries.into_iter().enumerate() {
-            kernel.store::<I>(at + i * lanes, carry);
+        for row in 0..rows {
+            for (strand, carries) in carries.iter_mut().enumerate() {
+                let row = (strand * rows + row) as isize;
+                for (i, carry) in carries.iter_mut().enumerate() {
+                    *carry = kernel.row::<I>(row, at + i * lanes, *carry);
+                }
+            }
+        }
+        for (strand, carries) in carries.into_iter().enumerate() {
+            for (i, carry) in carries.into_iter().enumerate() {
+                kernel.store::<I>(strand * width + at + i * lanes, carry);
+            }
         }
     }
 }
