@@ -7,7 +7,7 @@
 use super::block::{Block, BlockMut};
 use super::buffer::Buffer;
 use super::form::{Adjoint, Form, Gradients, Terms};
-use super::gates::{sigmoid, Sigmoid};
+use super::gates::{logistic, sigmoid};
 use super::pointer::Pointer;
 use super::simd::{Element, Isa, Lanes, Recurrence};
 use super::view::{Place, View};
@@ -58,12 +58,14 @@ unsafe fn read<I: Isa, T: Element>(part: &Block<T>, row: isize, at: usize) -> I:
 }
 
 impl<T: Element> GatedTerms<'_, T> {
+    /// The pre-activation of the gate.
+    ///
     /// # Safety
     /// As for [`Terms::gate`].
     #[inline(always)]
-    unsafe fn a<I: Isa>(&self, row: isize, at: usize) -> Sigmoid<I::V<T::Acc>> {
+    unsafe fn a<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
         // SAFETY: within the blocks, says the caller; the bias is as wide.
-        unsafe { sigmoid::<T, _>(read::<I, T>(&self.a, row, at).add(I::read(Pointer::to(self.bias).add(at)))) }
+        unsafe { read::<I, T>(&self.a, row, at).add(I::read(Pointer::to(self.bias).add(at))) }
     }
 }
 
@@ -74,13 +76,13 @@ impl<T: Element> Terms for GatedTerms<'_, T> {
     #[inline(always)]
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
         // SAFETY: passed on to the caller.
-        unsafe { self.a::<I>(row, at).value }
+        unsafe { logistic::<T, _>(self.a::<I>(row, at)) }
     }
 
     #[inline(always)]
     unsafe fn drive<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
         // SAFETY: within the blocks, says the caller.
-        unsafe { sigmoid::<T, _>(read::<I, T>(&self.d, row, at)).value.mul(read::<I, T>(&self.u, row, at)) }
+        unsafe { logistic::<T, _>(read::<I, T>(&self.d, row, at)).mul(read::<I, T>(&self.u, row, at)) }
     }
 
     #[inline(always)]
@@ -88,7 +90,7 @@ impl<T: Element> Terms for GatedTerms<'_, T> {
         // SAFETY: within the blocks, says the caller.
         unsafe {
             let ca = read::<I, T>(&self.ca, row, at);
-            ca.mul(sigmoid::<T, _>(ca).value).mul(read::<I, T>(&self.cb, row, at))
+            ca.mul(logistic::<T, _>(ca)).mul(read::<I, T>(&self.cb, row, at))
         }
     }
 
@@ -189,7 +191,7 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
         let (GatedTerms { d, u, ca, cb, .. }, Adjoint { g, h, .. }) = (&self.terms, &self.adjoint);
         // SAFETY: within the blocks, says the caller.
         unsafe {
-            let a = self.terms.a::<I>(row, at);
+            let a = sigmoid::<T, _>(self.terms.a::<I>(row, at));
             let (ca, cb, g) = (read::<I, T>(ca, row, at), read::<I, T>(cb, row, at), read::<I, G>(g, row, at));
             let gate = sigmoid::<T, _>(ca);
             let silu = ca.mul(gate.value);

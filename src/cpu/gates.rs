@@ -2,7 +2,7 @@
 
 use super::simd::{Element, Lanes};
 
-/// The logistic function `1 / (1 + exp(-x))`.
+/// The logistic function `1 / (1 + exp(-x))`, and what its derivative is made of.
 #[derive(Clone, Copy)]
 pub(crate) struct Sigmoid<V> {
     pub value: V,
@@ -34,6 +34,22 @@ impl<V> Sigmoid<V> {
     }
 }
 
+/// The value of [`sigmoid`] alone, for which `q / (p + q)` with `exp(-x) = p / q` does whatever the sign of `x`: the same bits,
+/// down to the smallest normal number, from less arithmetic.
+#[inline(always)]
+pub(crate) fn logistic<T: Element, V: Lanes<T::Acc>>(x: V) -> V {
+    let x = x.at_least(V::splat(T::Acc::LEAST)).at_most(V::splat(T::Acc::MOST));
+    let biased = V::splat(T::Acc::ROUND).sub_product(x, V::splat(T::Acc::LOG2_E));
+    let n = biased.sub(V::splat(T::Acc::ROUND));
+    let mut rest = x;
+    for part in T::LN_2 {
+        rest = rest.add_product(n, V::splat(*part));
+    }
+    let even = even::<T, V>(rest);
+    let q = even.add(rest);
+    q.div(q.add_product(even.sub(rest), biased.as_exponent()))
+}
+
 /// The exponential function of a number not above zero, as a quotient; zero where it would be smaller than the smallest normal
 /// number.
 ///
@@ -48,12 +64,19 @@ fn exp_of_negative<T: Element, V: Lanes<T::Acc>>(x: V) -> (V, V) {
     for part in T::LN_2 {
         rest = rest.sub_product(n, V::splat(*part));
     }
+    let even = even::<T, V>(rest);
+    (even.add(rest).mul(biased.as_exponent()), even.sub(rest))
+}
+
+/// `r / tanh(r / 2)`.
+#[inline(always)]
+fn even<T: Element, V: Lanes<T::Acc>>(rest: V) -> V {
     let square = rest.mul(rest);
     let mut even = V::splat(T::EVEN[0]);
     for coefficient in &T::EVEN[1..] {
         even = V::splat(*coefficient).add_product(even, square);
     }
-    (even.add(rest).mul(biased.as_exponent()), even.sub(rest))
+    even
 }
 
 /// The constants of an exponential function that belong to the arithmetic.
@@ -64,18 +87,22 @@ pub(crate) trait Exponential: Sized + 'static {
     const ROUND: Self;
     /// Rounds to a power of two whose biased exponent is zero.
     const LEAST: Self;
+    /// Its exponential function is finite, but not the numerator of the quotient, which is twice that or more.
+    const MOST: Self;
 }
 
 impl Exponential for f32 {
     const LOG2_E: Self = std::f32::consts::LOG2_E;
     const ROUND: Self = (3 << 22) as Self + 127.;
-    const LEAST: Self = -88.;
+    const LEAST: Self = -Self::MOST;
+    const MOST: Self = 88.3;
 }
 
 impl Exponential for f64 {
     const LOG2_E: Self = std::f64::consts::LOG2_E;
     const ROUND: Self = (3_u64 << 51) as Self + 1023.;
-    const LEAST: Self = -709.;
+    const LEAST: Self = -Self::MOST;
+    const MOST: Self = 709.3;
 }
 
 /// The constants of an exponential function that belong to the accuracy of a dtype.

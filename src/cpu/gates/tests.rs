@@ -1,4 +1,4 @@
-use candle_core::WithDType;
+use candle_core::{DType, WithDType};
 use half::{bf16, f16};
 
 use super::*;
@@ -6,8 +6,8 @@ use crate::cpu::pointer::Pointer;
 use crate::cpu::simd::{run_on, sweep, Isa, Recurrence, Vectorised, ISAS};
 
 /// What is made of a number `x`: the exponential function of `-|x|`, the value, the complement and the slope of the
-/// logistic function, and `silu`.
-const FUNCTIONS: usize = 5;
+/// logistic function, `silu`, and the value once more.
+const FUNCTIONS: usize = 6;
 
 /// Writes the functions of a row, as accurate as elements `T` need them.
 struct Rows<'a, T: Element> {
@@ -28,7 +28,8 @@ impl<T: Element> Recurrence for Rows<'_, T> {
         unsafe {
             let x = I::read(Pointer::to(self.from).add(at));
             let (s, (over, under)) = (sigmoid::<T, _>(x), exp_of_negative::<T, _>(x.negative_abs()));
-            let functions = [over.div(under), s.value, s.complement, s.slope(), x.mul(s.value)];
+            let value = logistic::<T, _>(x);
+            let functions = [over.div(under), s.value, s.complement, s.slope(), x.mul(value), value];
             for (to, value) in self.to.into_iter().zip(functions) {
                 I::write(value, to.add(at));
             }
@@ -65,6 +66,15 @@ fn functions<T: Element>(from: &[T::Acc]) -> [Vec<T::Acc>; FUNCTIONS] {
             }
         }
     }
+    let least = match T::Acc::DTYPE {
+        DType::F64 => f64::MIN_POSITIVE,
+        _ => f32::MIN_POSITIVE.into(),
+    };
+    for ((value, alone), x) in first[1].iter().zip(&first[5]).zip(from) {
+        let (value, alone) = (value.to_f64(), alone.to_f64());
+        let small = value.max(alone) < least;
+        assert!(value == alone || small || x.to_f64().is_nan(), "at {x}: {value}, and alone {alone}");
+    }
     first
 }
 
@@ -78,9 +88,9 @@ fn assert_accurate<T: Element>(from: &[T::Acc], [of_exp, rounding, least]: [f64;
     for (i, x) in from.iter().enumerate() {
         let x = x.to_f64();
         let (e, value, complement) = ((-x.abs()).exp(), 1. / (1. + (-x).exp()), 1. / (1. + x.exp()));
-        let expected = [e, value, complement, value * complement, x * value];
-        let comes_through = [1., complement, value, (value - complement).abs(), complement];
-        let least = [least, least, least, least, least * x.abs().max(1.)];
+        let expected = [e, value, complement, value * complement, x * value, value];
+        let comes_through = [1., complement, value, (value - complement).abs(), complement, complement];
+        let least = [least, least, least, least, least * x.abs().max(1.), least];
         for n in 0..FUNCTIONS {
             let (got, expected) = (got[n][i].to_f64(), expected[n]);
             let most = (of_exp * comes_through[n] + rounding) * expected.abs() + least[n];
@@ -122,11 +132,11 @@ fn assert_limits<T: Element>() {
     let number = T::Acc::from_f64;
     let at = |x: f64| functions::<T>(&[number(x)]).map(|row| row[0].to_f64());
     for zero in [0., -0.] {
-        assert_eq!(at(zero), [1., 0.5, 0.5, 0.25, 0.]);
+        assert_eq!(at(zero), [1., 0.5, 0.5, 0.25, 0., 0.5]);
     }
-    assert_eq!(at(f64::INFINITY), [0., 1., 0., 0., f64::INFINITY]);
-    let [e, value, complement, slope, silu] = at(f64::NEG_INFINITY);
-    assert_eq!([e, value, complement, slope], [0., 0., 1., 0.]);
+    assert_eq!(at(f64::INFINITY), [0., 1., 0., 0., f64::INFINITY, 1.]);
+    let [e, value, complement, slope, silu, alone] = at(f64::NEG_INFINITY);
+    assert_eq!([e, value, complement, slope, alone], [0., 0., 1., 0., 0.]);
     assert!(silu.is_nan(), "infinity times zero, as in x / (1 + exp(-x)), got {silu}");
     for nan in [f64::NAN, -f64::NAN] {
         let rows = functions::<T>(&[[number(nan), number(1.)]; 24].concat());

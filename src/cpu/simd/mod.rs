@@ -90,6 +90,9 @@ pub(crate) trait Lanes<A>: Copy {
     /// `self` where it is not less than `least`, which includes NaN, and `least` where it is.
     fn at_least(self, least: Self) -> Self;
 
+    /// `self` where it is not more than `most`, which includes NaN, and `most` where it is.
+    fn at_most(self, most: Self) -> Self;
+
     fn negative_abs(self) -> Self;
 
     /// `negative` where the sign of `self` is set, and `positive` where it is not.

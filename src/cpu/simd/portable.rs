@@ -86,6 +86,11 @@ macro_rules! scalar_lanes {
             }
 
             #[inline(always)]
+            fn at_most(self, most: Self) -> Self {
+                if self > most { most } else { self }
+            }
+
+            #[inline(always)]
             fn negative_abs(self) -> Self {
                 -self.abs()
             }
@@ -195,6 +200,11 @@ impl<A: Accumulator> Lanes<A> for Array<A> {
     #[inline(always)]
     fn at_least(self, least: Self) -> Self {
         self.zip(least, A::at_least)
+    }
+
+    #[inline(always)]
+    fn at_most(self, most: Self) -> Self {
+        self.zip(most, A::at_most)
     }
 
     #[inline(always)]

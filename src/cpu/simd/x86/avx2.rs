@@ -26,7 +26,7 @@ isa!(Avx2: Avx2, read_avx2, write_avx2);
 
 macro_rules! lanes {
     ($name:ident, $acc:ident, $vector:ident, $len:literal, $load:ident, $store:ident, $read:ident, $write:ident,
-     $set1:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $fmadd:ident, $fnmadd:ident, $max:ident,
+     $set1:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $fmadd:ident, $fnmadd:ident, $max:ident, $min:ident,
      $and:ident, $andnot:ident, $or:ident, $cmp:ident, $blend:ident, $to_bits:ident, $from_bits:ident, $shift:ident) => {
         /// Two registers, together a cache line: rows that lie at the same place in their pages share one set of the
         /// first-level cache, and a line that is not used up at once is gone before its second half is.
@@ -116,6 +116,13 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
+            fn at_most(self, most: Self) -> Self {
+                let ([v0, v1], [w0, w1]) = (self.0, most.0);
+                // SAFETY: see above. The minimum, too.
+                unsafe { Self([$min(w0, v0), $min(w1, v1)]) }
+            }
+
+            #[inline(always)]
             fn negative_abs(self) -> Self {
                 let [v0, v1] = self.0;
                 // SAFETY: see above.
@@ -178,6 +185,7 @@ lanes!(
     _mm256_fmadd_ps,
     _mm256_fnmadd_ps,
     _mm256_max_ps,
+    _mm256_min_ps,
     _mm256_and_ps,
     _mm256_andnot_ps,
     _mm256_or_ps,
@@ -204,6 +212,7 @@ lanes!(
     _mm256_fmadd_pd,
     _mm256_fnmadd_pd,
     _mm256_max_pd,
+    _mm256_min_pd,
     _mm256_and_pd,
     _mm256_andnot_pd,
     _mm256_or_pd,
