@@ -26,7 +26,8 @@ struct Backward {
     using TileLookBack = LookBack<Tile, kPacked>;
     using TileTickets = Tickets<Tile, true>;
     using TileRows = Rows<Tile, kVectorised>;
-    using GradientWriter = typename TileRows::template Writer<T>;
+    template <int kTensors>
+    using GradientWriter = typename TileRows::template Writer<T, kTensors>;
     using TileStages = Stages<Tile, Form::kInputs + 1, kVectorised>;
     using TileFeed = Feed<Backward>;
     using Inputs = StepInputs<TileStages, Form::kInputs>;
@@ -63,6 +64,21 @@ struct Backward {
         if (params.grad_y.dtype == Element<T>::kType) visit(params.grad_y, kGradY, true, 0);
     }
 
+    // Has the state before a tile copied, for the threads that combine the states: they do so before the next tile's comes.
+    QUICK_SSM_DEVICE static void fetch(const Params& params, Shared& shared, const Place& place) {
+        if (!TileLookBack::asker()) return;
+        Acc& saved = shared.saved[TileLookBack::slot()];
+        const uint32_t channel = TileRows::slot_channel(place, TileLookBack::slot());
+        if (!Form::needs_h(params) || channel >= params.channels) {
+            saved = 0;
+            return;
+        }
+        const int64_t spacing = int64_t{1} << params.saved_shift;
+        const int64_t saved_rows = (params.length + spacing - 1) >> params.saved_shift;
+        copy_async<sizeof(Acc)>(&saved, static_cast<const Acc*>(params.saved_states) +
+                                            (place.batch * saved_rows + place.chunk) * params.channels + channel);
+    }
+
     QUICK_SSM_BOTH static constexpr Moment moment(int input) {
         const Part last = input == kGradY ? Part::kScan : Form::last_part(input);
         return last == Part::kScan ? Moment::kPublished : last == Part::kReadout ? Moment::kEntered : Moment::kRead;
@@ -87,7 +103,6 @@ private:
         for (int v = 0; v < kVector; ++v) {
             bias[v] = Form::kBias ? rows.load_state(params.a_bias, 0, rows.channel(v)) : 0;
         }
-        fetch_saved_state(params, shared, rows, place.chunk);
         Acc gates[kSteps][kVector], states[kSteps][kVector], g[kSteps][kVector];
         Held held[kSteps];
         load_grad_y(params, rows, stages, g);
@@ -183,21 +198,6 @@ private:
         }
     }
 
-    // Has the state before the tile copied, for the threads that combine the states.
-    QUICK_SSM_DEVICE static void fetch_saved_state(const Params& params, Shared& shared, const TileRows& rows,
-                                                   uint32_t chunk) {
-        if (!TileLookBack::asker()) return;
-        Acc& saved = shared.saved[TileLookBack::slot()];
-        const uint32_t channel = rows.slot_channel(TileLookBack::slot());
-        if (!Form::needs_h(params) || channel >= params.channels) {
-            saved = 0;
-            return;
-        }
-        const int64_t spacing = int64_t{1} << params.saved_shift;
-        const int64_t saved_rows = (params.length + spacing - 1) >> params.saved_shift;
-        copy_async<sizeof(Acc)>(&saved, static_cast<const Acc*>(params.saved_states) +
-                                            (rows.batch() * saved_rows + chunk) * params.channels + channel);
-    }
     // Leaves with each segment the state that enters it.
     QUICK_SSM_DEVICE static void combine_states(Shared& shared, int slot) {
         wait_for_copies();
@@ -217,10 +217,12 @@ private:
         QUICK_SSM_UNROLL
         for (int i = 0; i < Tile::kSegments; ++i) segments[i] = shared.adjoints[i * Tile::kChannels + slot];
         Carry<Acc> later = Operator::nothing();
+        Acc product = later.gate;
         QUICK_SSM_UNROLL
         for (int i = Tile::kSegments - 1; i >= 0; --i) {
             shared.adjoints[i * Tile::kChannels + slot] = later;
-            later = Operator::combine(later, segments[i]);
+            product = Operator::multiply_stretches(product, segments[i].gate);
+            later = {Operator::gate_of(product), Operator::apply(segments[i], later.state)};
         }
         return later;
     }
@@ -233,11 +235,8 @@ private:
                                                          const Held (&held)[kSteps],
                                                          const Acc (&gates)[kSteps][kVector],
                                                          Acc (&drives)[kSteps][kVector], Acc (&g)[kSteps][kVector]) {
-        GradientWriter writers[Form::kReadoutGradients];
-        QUICK_SSM_UNROLL
-        for (int n = 0; n < Form::kReadoutGradients; ++n) {
-            writers[n] = rows.writer(Form::readout_gradient(params, n), params.gradient_stride);
-        }
+        GradientWriter<Form::kReadoutGradients> writer(
+            rows, [&](int n) { return Form::readout_gradient(params, n); }, params.gradient_stride, Order::kForwards);
         Acc h[kVector], y[kSteps][kVector];
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) h[v] = shared.segments[rows.entry(v)].state;
@@ -260,8 +259,7 @@ private:
                 g[s][v] *= readout;
                 y[s][v] = readout * h[v];
             }
-            QUICK_SSM_UNROLL
-            for (int n = 0; n < Form::kReadoutGradients; ++n) writers[n].write(s, gradients[n]);
+            writer.write(s, gradients);
         }
         if (Form::kOutputAgain && params.y) rows.store_any(params.y, params.y_dtype, y);
     }
@@ -273,11 +271,8 @@ private:
                                                        const Acc (&gates)[kSteps][kVector],
                                                        const Acc (&before)[kSteps][kVector],
                                                        const Acc (&adjoint)[kSteps][kVector]) {
-        GradientWriter writers[Form::kStateGradients];
-        QUICK_SSM_UNROLL
-        for (int n = 0; n < Form::kStateGradients; ++n) {
-            writers[n] = rows.writer(Form::state_gradient(params, n), params.gradient_stride);
-        }
+        GradientWriter<Form::kStateGradients> writer(
+            rows, [&](int n) { return Form::state_gradient(params, n); }, params.gradient_stride, Order::kBackwards);
         Acc z[kVector], of_bias[kVector];
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) {
@@ -304,8 +299,7 @@ private:
                 of_bias[v] += of_inputs[0];
                 z[v] = gates[s][v] * dh;
             }
-            QUICK_SSM_UNROLL
-            for (int n = 0; n < Form::kStateGradients; ++n) writers[n].write(s, gradients[n]);
+            writer.write(s, gradients);
             if (params.dh0 && (kPacked ? marks.starts(s) : rows.first() + s == 0)) {
                 const int64_t row = kPacked ? shared.marks.first[rows.segment() * kSteps + s] - 1 : rows.batch();
                 rows.store_state(params.dh0, row, z);

@@ -37,9 +37,14 @@ struct CarryOperator {
             return gate_of(value);
         }
     }
-    // The product over a segment, factor by factor; `gate_of` turns what comes out into a gate.
+    // The product over a segment or over stretches, factor by factor, where nothing but the product waits for the one before;
+    // `gate_of` turns what comes out into a gate.
     QUICK_SSM_DEVICE static Acc multiply(Acc first, Acc second) {
         if constexpr (kCuts) return product(first, gate(second));
+        return first * second;
+    }
+    QUICK_SSM_DEVICE static Acc multiply_stretches(Acc first, Acc second) {
+        if constexpr (kCuts) return product(first, second);
         return first * second;
     }
     // Only the NaN of zero times infinity matters: after a gate that is NaN itself, the state is NaN.

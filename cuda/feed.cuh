@@ -26,6 +26,8 @@ enum class Moment {
     kBegun,      // when the tile itself has begun, for inputs that are read after its `entering`
 };
 
+// `Pass::fetch(params, shared, place)` fetches what a tile needs beside its inputs, when the tile before it has no use for its
+// own any more.
 // `Pass::each_input(params, visit)` calls `visit(operand, input, needed, fill)` for every input, and `Pass::moment(input)`
 // says when there is room for it.
 template <class Pass>
@@ -34,12 +36,12 @@ public:
     using Tile = typename Pass::Tile;
     using TileStages = typename Pass::TileStages;
     using TileTickets = typename Pass::TileTickets;
+    using Shared = typename Pass::Shared;
     // Whether those who ask for the states of other tiles fetch inputs as well.
     static constexpr bool kAskersLoad = Tile::kLoaders == Tile::kThreads;
 
-    template <class Shared>
     QUICK_SSM_DEVICE Feed(const Params& params, Shared& shared)
-        : params_(params), stages_(shared.stages), tickets_(params, shared.tickets) {
+        : params_(params), shared_(shared), stages_(shared.stages), tickets_(params, shared.tickets) {
         Pass::each_input(params, [this](const Operand& operand, int input, bool needed, float) {
             needed_ |= static_cast<uint32_t>(needed && operand.data) << input;
         });
@@ -47,6 +49,7 @@ public:
         if (!TileTickets::kInTurn) QUICK_SSM_BARRIER("ticket drawn");
         next_ = tickets_.next(params);
         load(next_, [](Moment moment) { return moment != Moment::kBegun; });
+        fetch();
     }
 
     // The calls for one tile, by all threads, in the order in which they stand here. The first one is false where none is
@@ -70,6 +73,7 @@ public:
         } else {
             next_ = tickets_.next(params_);
             load_at(next_, Moment::kPublished);
+            fetch();
         }
     }
     // Before the barrier in front of `entered`.
@@ -89,6 +93,7 @@ public:
         QUICK_SSM_BARRIER("tile read");
         if (kBehind) next_ = tickets_.next(params_);
         load_at(next_, Moment::kRead);
+        if (kBehind) fetch();
     }
 
     QUICK_SSM_DEVICE void finish() { tickets_.finish(); }
@@ -126,6 +131,9 @@ private:
             if (wanted(moment(input))) stages_.load(operand, input, needs(input), fill, turn);
         });
     }
+    QUICK_SSM_DEVICE void fetch() {
+        if (next_.chunk != Place::kNone) Pass::fetch(params_, shared_, next_);
+    }
     QUICK_SSM_DEVICE void prefetch(const Place& later) const {
         if (later.chunk == Place::kNone || !TileStages::loads()) return;
         Pass::each_input(params_, [&](const Operand& operand, int input, bool, float) {
@@ -134,6 +142,7 @@ private:
     }
 
     const Params& params_;
+    Shared& shared_;
     TileStages stages_;
     TileTickets tickets_;
     Place place_, next_;

@@ -50,6 +50,8 @@ struct Forward {
         }
     }
 
+    QUICK_SSM_DEVICE static void fetch(const Params&, Shared&, const Place&) {}
+
     QUICK_SSM_BOTH static constexpr Moment moment(int input) {
         return Form::of_readout(input) ? Moment::kBegun : Moment::kPublished;
     }
@@ -131,12 +133,14 @@ private:
     // Leaves with each segment the carry over all segments before it; returns that over the tile.
     QUICK_SSM_DEVICE static Carry<Acc> combine_segments(Shared& shared, int slot) {
         Carry<Acc> segments[Tile::kSegments], own = Operator::nothing();
+        Acc product = own.gate;
         QUICK_SSM_UNROLL
         for (int i = 0; i < Tile::kSegments; ++i) segments[i] = shared.segments[i * Tile::kChannels + slot];
         QUICK_SSM_UNROLL
         for (int i = 0; i < Tile::kSegments; ++i) {
             shared.segments[i * Tile::kChannels + slot] = own;
-            own = Operator::combine(own, segments[i]);
+            product = Operator::multiply_stretches(product, segments[i].gate);
+            own = {Operator::gate_of(product), Operator::apply(segments[i], own.state)};
         }
         return own;
     }

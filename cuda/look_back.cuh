@@ -17,18 +17,15 @@ template <class Acc>
 struct TaggedCarry {
     static constexpr int kPackets = sizeof(Acc) / 4;
 
-    QUICK_SSM_DEVICE static uint64_t element(uint32_t word, uint32_t tag) {
-        return static_cast<uint64_t>(tag) << 32 | word;
-    }
     QUICK_SSM_DEVICE static void store(Packet* packets, const Carry<Acc>& carry, uint32_t tag) {
         if constexpr (sizeof(Acc) == 4) {
-            store_packet(packets, {element(float_to_bits(carry.gate), tag), element(float_to_bits(carry.state), tag)});
+            store_packet(packets, {{{float_to_bits(carry.gate), tag}, {float_to_bits(carry.state), tag}}});
         } else {
             uint32_t low, high;
             double_to_words(carry.gate, low, high);
-            store_packet(packets, {element(low, tag), element(high, tag)});
+            store_packet(packets, {{{low, tag}, {high, tag}}});
             double_to_words(carry.state, low, high);
-            store_packet(packets + 1, {element(low, tag), element(high, tag)});
+            store_packet(packets + 1, {{{low, tag}, {high, tag}}});
         }
     }
     struct Packets {
@@ -48,8 +45,8 @@ struct TaggedCarry {
         for (int i = 0; i < kPackets; ++i) {
             QUICK_SSM_UNROLL
             for (int j = 0; j < 2; ++j) {
-                complete &= static_cast<uint32_t>(packets.of[i].element[j] >> 32) == tag;
-                word[2 * i + j] = static_cast<uint32_t>(packets.of[i].element[j]);
+                complete &= packets.of[i].element[j].tag == tag;
+                word[2 * i + j] = packets.of[i].element[j].word;
             }
         }
         if constexpr (sizeof(Acc) == 4) {

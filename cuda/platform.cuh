@@ -49,10 +49,13 @@
 
 namespace QUICK_SSM_NAMESPACE {
 
-// 16 bytes that travel between blocks: two 64-bit elements, each of which carries its own tag, so that
-// only the atomicity of 64-bit accesses is assumed and no fence is needed.
+// 16 bytes that travel between blocks: two words, each of which carries its own tag, so that only the atomicity of 64-bit
+// accesses is assumed and no fence is needed.
+struct alignas(8) TaggedWord {
+    uint32_t word, tag;
+};
 struct alignas(16) Packet {
-    uint64_t element[2];
+    TaggedWord element[2];
 };
 
 // An array in shared memory. The emulation checks its bounds and may switch threads at every access.
@@ -86,16 +89,18 @@ QUICK_SSM_DEVICE void double_to_words(double value, uint32_t& low, uint32_t& hig
 }
 
 // Copies kBytes from global to shared memory, while the thread goes on. It has them after a wait, the other threads of its
-// block after a barrier behind that.
-template <int kBytes>
+// block after a barrier behind that. With kMore the second-level cache gets the 256 bytes around them.
+template <int kBytes, bool kMore = false>
 QUICK_SSM_DEVICE void copy_async(void* shared, const void* global) {
     static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16, "4, 8 or 16 bytes");
     const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
     // only whole 16 bytes can leave no trace in L1
-    if constexpr (kBytes == 16) {
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" : : "r"(address), "l"(global) : "memory");
-    } else {
+    if constexpr (kBytes < 16) {
         asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" : : "r"(address), "l"(global), "n"(kBytes) : "memory");
+    } else if constexpr (kMore) {
+        asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" : : "r"(address), "l"(global) : "memory");
+    } else {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" : : "r"(address), "l"(global) : "memory");
     }
 }
 QUICK_SSM_DEVICE void wait_for_copies() { asm volatile("cp.async.wait_all;" : : : "memory"); }
@@ -135,19 +140,42 @@ QUICK_SSM_DEVICE void store_shared_value(void* address, T value) {
     *static_cast<T*>(address) = value;
 }
 
-template <int kWords>
-QUICK_SSM_DEVICE void store_words(void* address, const uint32_t (&words)[kWords]) {
+// Writes where the condition holds: a store that waits for its predicate, where a branch would take four instructions around
+// each. Loads may pass it, for no kernel reads what it writes. Without kGather what is written leaves the second-level cache
+// first.
+#define QUICK_SSM_STORE_IF(cache, type, values, ...)                                                              \
+    asm volatile("{ .reg .pred p; setp.ne.s32 p, %0, 0; @p st.global" cache type " [%1], " values "; }"           \
+                 :                                                                                              \
+                 : "r"(static_cast<int>(condition)), "l"(to), __VA_ARGS__)
+#define QUICK_SSM_STORE_FUNCTION(Words, type, values, ...)                                                        \
+    template <bool kGather>                                                                                     \
+    QUICK_SSM_DEVICE void store_words_if(bool condition, uint32_t* to, Words words) {                           \
+        if constexpr (kGather) {                                                                                \
+            QUICK_SSM_STORE_IF("", type, values, __VA_ARGS__);                                                  \
+        } else {                                                                                                \
+            QUICK_SSM_STORE_IF(".cs", type, values, __VA_ARGS__);                                               \
+        }                                                                                                       \
+    }
+QUICK_SSM_STORE_FUNCTION(uint4, ".v4.b32", "{%2, %3, %4, %5}", "r"(words.x), "r"(words.y), "r"(words.z), "r"(words.w))
+QUICK_SSM_STORE_FUNCTION(uint2, ".v2.b32", "{%2, %3}", "r"(words.x), "r"(words.y))
+QUICK_SSM_STORE_FUNCTION(uint32_t, ".b32", "%2", "r"(words))
+#undef QUICK_SSM_STORE_FUNCTION
+#undef QUICK_SSM_STORE_IF
+
+template <bool kGather, int kWords>
+QUICK_SSM_DEVICE void store_words_if(bool condition, void* address, const uint32_t (&words)[kWords]) {
     static_assert(kWords == 1 || kWords == 2 || kWords % 4 == 0, "4, 8 or a multiple of 16 bytes");
+    uint32_t* to = static_cast<uint32_t*>(address);
     if constexpr (kWords >= 4) {
         QUICK_SSM_UNROLL
         for (int word = 0; word < kWords; word += 4) {
-            __stcs(static_cast<uint4*>(address) + word / 4,
-                   make_uint4(words[word], words[word + 1], words[word + 2], words[word + 3]));
+            store_words_if<kGather>(condition, to + word,
+                                    make_uint4(words[word], words[word + 1], words[word + 2], words[word + 3]));
         }
     } else if constexpr (kWords == 2) {
-        __stcs(static_cast<uint2*>(address), make_uint2(words[0], words[1]));
+        store_words_if<kGather>(condition, to, make_uint2(words[0], words[1]));
     } else {
-        __stcs(static_cast<unsigned*>(address), words[0]);
+        store_words_if<kGather>(condition, to, words[0]);
     }
 }
 
@@ -162,16 +190,21 @@ QUICK_SSM_DEVICE void store_value(T* address, T value) {
 
 QUICK_SSM_DEVICE Packet load_packet(const Packet* address) {
     Packet packet;
-    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
-                 : "=l"(packet.element[0]), "=l"(packet.element[1])
+    // taken apart here: a shift that the compiler moves up to the load would wait for it
+    asm volatile("{ .reg .b64 first, second; ld.relaxed.gpu.global.v2.b64 {first, second}, [%4];"
+                 " mov.b64 {%0, %1}, first; mov.b64 {%2, %3}, second; }"
+                 : "=r"(packet.element[0].word), "=r"(packet.element[0].tag), "=r"(packet.element[1].word),
+                   "=r"(packet.element[1].tag)
                  : "l"(address)
                  : "memory");
     return packet;
 }
 QUICK_SSM_DEVICE void store_packet(Packet* address, const Packet& packet) {
-    asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};"
+    asm volatile("{ .reg .b64 first, second; mov.b64 first, {%1, %2}; mov.b64 second, {%3, %4};"
+                 " st.relaxed.gpu.global.v2.b64 [%0], {first, second}; }"
                  :
-                 : "l"(address), "l"(packet.element[0]), "l"(packet.element[1])
+                 : "l"(address), "r"(packet.element[0].word), "r"(packet.element[0].tag), "r"(packet.element[1].word),
+                   "r"(packet.element[1].tag)
                  : "memory");
 }
 
@@ -236,7 +269,7 @@ inline void double_to_words(double value, uint32_t& low, uint32_t& high) {
     high = static_cast<uint32_t>(bits >> 32);
 }
 
-template <int kBytes>
+template <int kBytes, bool = false>
 void copy_async(void* shared, const void* global) {
     simt::global_access(global, kBytes);
     simt::copy_async(shared, global, kBytes);
@@ -262,8 +295,9 @@ void store_shared_value(void* address, T value) {
     __builtin_memcpy(address, &value, sizeof value);
 }
 
-template <int kWords>
-void store_words(void* address, const uint32_t (&words)[kWords]) {
+template <bool, int kWords>
+void store_words_if(bool condition, void* address, const uint32_t (&words)[kWords]) {
+    if (!condition) return;
     simt::global_access(address, sizeof words < 16 ? sizeof words : 16);
     __builtin_memcpy(address, words, sizeof words);
 }

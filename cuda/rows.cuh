@@ -7,6 +7,9 @@
 
 namespace QUICK_SSM_NAMESPACE {
 
+// In which a thread goes through the steps of its segment.
+enum class Order { kForwards, kBackwards };
+
 template <class Tile, bool kVectorised>
 class Rows {
 public:
@@ -30,9 +33,10 @@ public:
     QUICK_SSM_DEVICE int64_t first() const { return first_; }
 
     // The channel of a slot in shared memory, where all lanes of one vector index lie side by side.
-    QUICK_SSM_DEVICE uint32_t slot_channel(int slot) const {
-        return channel_ + static_cast<uint32_t>(slot % Tile::kLanes * kVector + slot / Tile::kLanes);
+    QUICK_SSM_DEVICE static uint32_t slot_channel(const Place& place, int slot) {
+        return place.channel + static_cast<uint32_t>(slot % Tile::kLanes * kVector + slot / Tile::kLanes);
     }
+    QUICK_SSM_DEVICE uint32_t slot_channel(int slot) const { return slot_channel(Place{0, 0, channel_, 0}, slot); }
     QUICK_SSM_DEVICE static int slot(int v) { return v * Tile::kLanes + lane(); }
     // Where the carry of a segment lies.
     QUICK_SSM_DEVICE static int entry(int v) { return segment() * Tile::kChannels + slot(v); }
@@ -56,24 +60,36 @@ public:
         }
     }
 
-    // Writes the steps of the segment to a tensor; nowhere where it is null.
-    template <class Out>
-    struct Writer {
-        Out* row;         // the first one, from the first channel of the thread
-        int64_t stride;   // to the row of the next step
-        int steps;
-        int channels;     // of the thread that lie inside the tensor
-
-        QUICK_SSM_DEVICE void write(int s, const Acc (&values)[kVector]) const {
-            if (s < steps) store_row(row + s * stride, channels, values);
+    // Writes the steps of the segment to some tensors, one after the other; nowhere where `tensor(n)` is null.
+    template <class Out, int kTensors>
+    class Writer {
+    public:
+        template <class Tensor>
+        QUICK_SSM_DEVICE Writer(const Rows& rows, const Tensor& tensor, int64_t stride, Order order)
+            : next_((order == Order::kBackwards ? -rows.direction_ : rows.direction_) * stride),
+              steps_(rows.steps_), channels_(rows.channels_inside()) {
+            row_ = rows.row_ * stride + rows.channel(0);
+            if (order == Order::kBackwards) row_ -= (Tile::kSteps - 1) * next_;
+            QUICK_SSM_UNROLL
+            for (int n = 0; n < kTensors; ++n) tensors_[n] = static_cast<Out*>(tensor(n));
         }
+        // Step `s`, which has its turn.
+        QUICK_SSM_DEVICE void write(int s, const Acc (&values)[kTensors][kVector]) {
+            QUICK_SSM_UNROLL
+            for (int n = 0; n < kTensors; ++n) {
+                // where a kernel is vectorised, a segment that has steps has all channels
+                const int channels = kVectorised ? kVector : channels_;
+                store_row(tensors_[n] + row_, s < steps_ && tensors_[n] ? channels : 0, values[n]);
+            }
+            row_ += next_;
+        }
+
+    private:
+        Out* tensors_[kTensors];
+        int64_t next_;  // elements from a row to the one that is written after it
+        int64_t row_;   // the one that is written next, from the first channel of the thread
+        int steps_, channels_;  // of the thread, that lie inside the tensors
     };
-    // For a tensor whose rows lie `stride` elements apart.
-    template <class Out = T>
-    QUICK_SSM_DEVICE Writer<Out> writer(void* tensor, int64_t stride) const {
-        return {static_cast<Out*>(tensor) + row_ * stride + channel(0), direction_ * stride, tensor ? steps_ : 0,
-                channels_inside()};
-    }
 
     // Writes the segment of a contiguous tensor of any type.
     QUICK_SSM_DEVICE void store_any(void* tensor, uint32_t dtype, const Acc (&values)[Tile::kSteps][kVector]) const {
@@ -111,9 +127,9 @@ public:
 private:
     template <class Out>
     QUICK_SSM_DEVICE void store_segment(void* tensor, const Acc (&values)[Tile::kSteps][kVector]) const {
-        const Writer<Out> rows = writer<Out>(tensor, channels_);
+        Writer<Out, 1> writer(*this, [=](int) { return tensor; }, channels_, Order::kForwards);
         QUICK_SSM_UNROLL
-        for (int s = 0; s < Tile::kSteps; ++s) rows.write(s, values[s]);
+        for (int s = 0; s < Tile::kSteps; ++s) writer.write(s, reinterpret_cast<const Acc (&)[1][kVector]>(values[s]));
     }
 
     // `row` points to the first channel of the thread, of which `channels` lie inside the tensor: where a kernel is
@@ -121,7 +137,7 @@ private:
     template <class Out>
     QUICK_SSM_DEVICE static void store_row(Out* row, int channels, const Acc (&values)[kVector]) {
         if constexpr (kVectorised) {
-            if (channels > 0) store_words(row, Pack<Out, kVector>::of(values).words);
+            store_words_if<Tile::kPieces>(channels > 0, row, Pack<Out, kVector>::of(values).words);
         } else {
             QUICK_SSM_UNROLL
             for (int v = 0; v < kVector; ++v) {

@@ -5,12 +5,18 @@
 
 namespace QUICK_SSM_NAMESPACE {
 
+// Of the tensors that a kernel is made for. In a narrow one, of few channels, hardly any tiles are independent: most of
+// those that are computed at a time follow one another, and their number is what the look-back has to pass. A large tile is
+// one of a wide tensor, of more channels, for cards whose blocks may have so much shared memory; the bits are those of a wide
+// one.
+enum class Width { kWide, kNarrow, kLarge };
+
 // How a block comes by its tiles and their inputs; `feed.cuh` tells of each.
 enum class Feeding { kAhead, kInTurn, kBehind };
 
 // A thread owns `kSteps` consecutive steps of `kVector` channels, its segment. `kLanes` threads side by side cover the
 // channels, `kSegments` rows of them the time. Results depend on kSteps and kSegments, not on the rest.
-template <class T, int kVector_, int kSteps_, int kLanes_, int kSegments_, int kBlocks_, int kPoll_, int kStages_,
+template <class T, Width kWidth, int kVector_, int kSteps_, int kLanes_, int kSegments_, int kBlocks_, int kPoll_, int kStages_,
           Feeding kFeeding_>
 struct TileShape {
     using Value = T;
@@ -23,6 +29,9 @@ struct TileShape {
     static constexpr int kPoll = kPoll_;      // packets of other tiles that a thread asks for at a time
     static constexpr int kStages = kStages_;  // tiles of the inputs that a block has in shared memory, 1 or 2
     static constexpr Feeding kFeeding = kFeeding_;
+    // Whether the rows of a tile are pieces of longer ones, whose other pieces blocks beside this one work on: then the
+    // second-level cache does well to fetch more than it was asked for, and to gather what is written.
+    static constexpr bool kPieces = kWidth != Width::kNarrow;
     static constexpr int kThreads = kLanes * kSegments;
     static constexpr int kChannels = kLanes * kVector;
     static constexpr int kLength = kSteps * kSegments;

@@ -29,7 +29,7 @@ fn everything(scan: &Scan, inputs: &[Tensor; 4], h0: &Tensor) -> Result<Vec<Tens
     let scan = scan.clone().initial_state(&vars[4]);
     let (y, last) = scan.apply_with_state(&vars[0], &vars[1], &vars[2], &vars[3])?;
     let sum = |t: &Tensor| t.sum_all()?.to_dtype(DType::F64);
-    let grads = (sum(&y)? + sum(&last)?)?.backward()?;
+    let grads = (sum(&y.sqr()?)? + sum(&last)?)?.backward()?;
     let mut all = vec![y, last];
     all.extend(vars.iter().map(|var| grads.get(var).cloned().expect("a gradient")));
     Ok(all)
@@ -95,18 +95,35 @@ fn alone_or_in_a_batch() -> Result<()> {
             }
             for &dtype in dtypes(sequence) {
                 for batch in if sequence.0 * sequence.1 < 40_000 { vec![2, 3, 17] } else { vec![2] } {
-                    let (inputs, h0) = problem(batch, sequence, dtype, device)?;
-                    let together = everything(&Scan::new(), &inputs, &h0)?;
-                    for n in [0, batch / 2, batch - 1] {
-                        let one = |t: &Tensor| t.narrow(0, n, 1)?.copy();
-                        let [x, a, b, c] = &inputs;
-                        let alone = everything(&Scan::new(), &[one(x)?, one(a)?, one(b)?, one(c)?], &one(&h0)?)?;
-                        let want = together.iter().map(|t| t.narrow(0, n, 1)).collect::<Result<Vec<_>>>()?;
-                        assert_same(&format!("{n} of {batch}, {sequence:?} {dtype:?}"), &alone, &want)?;
-                    }
+                    same_alone(batch, sequence, dtype, device)?;
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// A batch that fills a GPU is computed in larger tiles than one sequence.
+#[test]
+fn alone_or_in_a_batch_that_fills_the_device() -> Result<()> {
+    for device in devices().filter(|device| device.is_cuda()) {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
+            same_alone(32, (257, 1032), dtype, device)?;
+        }
+    }
+    Ok(())
+}
+
+/// Asserts that some sequences of a batch are, bit for bit, what they are alone.
+fn same_alone(batch: usize, sequence: (usize, usize), dtype: DType, device: &Device) -> Result<()> {
+    let (inputs, h0) = problem(batch, sequence, dtype, device)?;
+    let together = everything(&Scan::new(), &inputs, &h0)?;
+    for n in [0, batch / 2, batch - 1] {
+        let one = |t: &Tensor| t.narrow(0, n, 1)?.copy();
+        let [x, a, b, c] = &inputs;
+        let alone = everything(&Scan::new(), &[one(x)?, one(a)?, one(b)?, one(c)?], &one(&h0)?)?;
+        let want = together.iter().map(|t| t.narrow(0, n, 1)).collect::<Result<Vec<_>>>()?;
+        assert_same(&format!("{n} of {batch}, {sequence:?} {dtype:?}"), &alone, &want)?;
     }
     Ok(())
 }

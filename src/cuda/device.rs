@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use candle_core::backend::BackendDevice;
-use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute::{
+    CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+};
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg, SyncOnDrop,
@@ -11,7 +13,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::{bail, CudaDevice, CudaStorage, DType, Error, Result, Shape, Storage};
 
-use super::params::{Direction, Form, Kernel, Params};
+use super::params::{Direction, Form, Kernel, Params, Room};
 use super::passes::Machine;
 use super::tile::Feeding;
 use super::{module, workspace};
@@ -41,13 +43,20 @@ impl<'d> Queue<'d> {
         Self { device, stream: device.cuda_stream() }
     }
 
+    fn room(&self) -> Result<Room> {
+        let attribute = |of| Ok::<_, Error>(self.stream.context().attribute(of).w()?.unsigned_abs());
+        Ok(Room {
+            processors: attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            shared_bytes: attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+        })
+    }
+
     /// The number of blocks of a launch: no more than the device holds at a time, which compute tile after tile. Any
     /// number gives the same bits.
-    fn blocks(&self, function: &CudaFunction, kernel: Kernel, params: &Params, shared_bytes: u32) -> Result<u32> {
-        let processors = self.stream.context().attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).w()?;
-        let (threads, shared_bytes) = (kernel.tile().threads(), shared_bytes as usize);
+    fn blocks(function: &CudaFunction, kernel: Kernel, params: &Params, room: Room) -> Result<u32> {
+        let (threads, shared_bytes) = (kernel.tile().threads(), kernel.shared_bytes(params) as usize);
         let resident = function.occupancy_max_active_blocks_per_multiprocessor(threads, shared_bytes, None).w()?;
-        Ok(params.tiles().min(resident * processors.unsigned_abs()).max(1))
+        Ok(params.tiles().min(resident * room.processors).max(1))
     }
 }
 
@@ -79,6 +88,8 @@ impl Machine for Queue<'_> {
     }
 
     unsafe fn launch(&self, kernel: Kernel, params: Params) -> Result<()> {
+        let room = self.room()?;
+        let (kernel, params) = kernel.or_larger(kernel.larger(), params, room);
         let function = module::function(self.device, kernel, &kernel.entry(&params))?;
         let shared_mem_bytes = kernel.shared_bytes(&params);
         function
@@ -87,7 +98,7 @@ impl Machine for Queue<'_> {
                 shared_mem_bytes.try_into().map_err(Error::wrap)?,
             )
             .w()?;
-        let (blocks, threads) = (self.blocks(&function, kernel, &params, shared_mem_bytes)?, kernel.tile().threads());
+        let (blocks, threads) = (Self::blocks(&function, kernel, &params, room)?, kernel.tile().threads());
         let config = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes };
         workspace::with(self.device, kernel.workspace_bytes(&params), |workspace| {
             let params = Params { workspace, ..params };

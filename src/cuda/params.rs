@@ -290,6 +290,14 @@ impl Params {
     }
 }
 
+/// What a device has for a launch.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    pub processors: u32,
+    /// The most shared memory of a block.
+    pub shared_bytes: u32,
+}
+
 /// The kernels of one form, direction, dtype and width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel {
@@ -318,10 +326,27 @@ impl Kernel {
         Ok(Self { form, direction, dtype, width, tile: Tile::of(form, direction, dtype, width), saved_len })
     }
 
+    /// The one of larger tiles that gives the same bits for tensors that are read by vectors, if there is one.
+    pub fn larger(self) -> Option<Self> {
+        let tile = Tile::large(self.form, self.direction, self.dtype).filter(|_| self.width == Width::Wide)?;
+        Some(Self { width: Width::Large, tile, ..self })
+    }
+
     /// The kernels compiled with another tile, where those of the backward pass have `saved_len` steps.
     #[cfg(feature = "simt")]
     pub fn with_tile(self, tile: Tile, saved_len: u32) -> Self {
         Self { tile, saved_len, ..self }
+    }
+
+    #[cfg(test)]
+    pub fn width(self) -> Width {
+        self.width
+    }
+
+    /// The name of form and direction in `tuning.cuh`.
+    #[cfg(test)]
+    pub fn scan(self) -> String {
+        format!("{}{:?}", if self.form == Form::Gated { "Gated" } else { "" }, self.direction)
     }
 
     /// How they cut tensors.
@@ -367,7 +392,7 @@ impl Kernel {
         let channel_tiles = channels.div_ceil(tile.channels());
         let columns = small("tiles", u64::from(batch) * u64::from(channel_tiles))?;
         small("tiles", u64::from(columns) * u64::from(chunks))?;
-        Ok(Params {
+        Ok(self.cut_channels(Params {
             grad_y: Operand { dtype: self.dtype as u32, ..Operand::default() },
             length: len as i64,
             gradient_stride: channels.into(),
@@ -377,12 +402,37 @@ impl Kernel {
             y_dtype: self.dtype as u32,
             saved_shift: self.saved_len.trailing_zeros(),
             chunks,
-            channel_tiles,
-            by_columns: Divisor::new(columns),
-            by_channel_tiles: Divisor::new(channel_tiles),
             look_back: LookBackPlan::new(chunks, channel_tiles),
             ..Params::default()
-        })
+        }))
+    }
+
+    /// Cuts the channels for these kernels, and leaves how carries are combined.
+    pub(super) fn cut_channels(self, params: Params) -> Params {
+        let channel_tiles = params.channels.div_ceil(self.tile.channels());
+        Params {
+            channel_tiles,
+            by_columns: Divisor::new(params.batch * channel_tiles),
+            by_channel_tiles: Divisor::new(channel_tiles),
+            ..params
+        }
+    }
+
+    /// The kernel that computes these arguments fastest, with its parameters: this one, or the larger one where a device
+    /// has the room for it.
+    pub fn or_larger(self, larger: Option<Self>, params: Params, device: Room) -> (Self, Params) {
+        let fits = |large: &Self| {
+            let tiles = large.cut_channels(params).tiles();
+            // a device that large tiles do not keep busy is faster with small ones
+            tiles / 4 >= device.processors
+                && large.shared_bytes(&params) <= device.shared_bytes
+                && params.offsets == 0
+                && large.vectorised(&params)
+        };
+        match larger.filter(fits) {
+            Some(large) => (large, large.cut_channels(params)),
+            None => (self, params),
+        }
     }
 
     /// Saved states per batch element of `len` steps: one before each tile of the backward pass.
@@ -398,7 +448,11 @@ impl Kernel {
 
     /// What the names of their entry points begin with.
     pub fn entries(self) -> String {
-        let width = if self.width == Width::Narrow { "_narrow" } else { "" };
+        let width = match self.width {
+            Width::Wide => "",
+            Width::Narrow => "_narrow",
+            Width::Large => "_large",
+        };
         format!("quick_ssm_{}{width}", self.name())
     }
 

@@ -2,12 +2,14 @@
 
 use super::params::{Code, Direction, Form};
 
-/// The tensors that a kernel is made for, as in `tuning.cuh`.
+/// The tensors that a kernel is made for, as in `tile.cuh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Width {
     Wide,
     /// Of so few channels that most tiles in flight follow one another in time.
     Narrow,
+    /// Wide ones, on cards whose blocks may have the shared memory.
+    Large,
 }
 
 impl Width {
@@ -63,6 +65,10 @@ impl Tile {
         match width {
             Width::Wide => Self::wide(form, direction, dtype),
             Width::Narrow => Self::narrow(form, direction, dtype),
+            Width::Large => match Self::large(form, direction, dtype) {
+                Some(tile) => tile,
+                None => Self::wide(form, direction, dtype),
+            },
         }
     }
 
@@ -75,8 +81,7 @@ impl Tile {
             (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 16, 2),
             (Form::Gated, Direction::Forward, Code::F32) => (4, 4, 8, 16, 2),
             (Form::Gated, Direction::Forward, Code::F16 | Code::BF16) => (4, 4, 16, 16, 2),
-            (Form::Gated, Direction::Backward, Code::F32) => (2, 4, 16, 8, 2),
-            (Form::Gated, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 8, 1),
+            (Form::Gated, Direction::Backward, Code::F32 | Code::F16 | Code::BF16) => (4, 4, 16, 8, 1),
             (Form::Gated, Direction::Backward, Code::F64) => (1, 2, 32, 8, 2),
             (_, _, Code::F64) => (1, 4, 32, 8, 2),
         };
@@ -102,6 +107,18 @@ impl Tile {
             _ => Feeding::Behind,
         };
         Self { vector, steps, lanes, segments, stages: 1, feeding }
+    }
+
+    /// The one with more channels of the kernels that have one; it cuts time as that of a wide tensor does.
+    pub(super) const fn large(form: Form, direction: Direction, dtype: Code) -> Option<Self> {
+        let (vector, steps, lanes, segments, stages) = match (form, direction, dtype) {
+            (Form::Plain, Direction::Forward, Code::F32) => (4, 8, 16, 16, 1),
+            (Form::Plain, Direction::Forward, Code::F16 | Code::BF16) => (4, 8, 32, 16, 1),
+            (Form::Plain, Direction::Forward, Code::F64) => (2, 8, 16, 16, 1),
+            (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 32, 16, 2),
+            _ => return None,
+        };
+        Some(Self { vector, steps, lanes, segments, stages, feeding: Feeding::Ahead })
     }
 
     /// Whether both have the same segments of time and as many channels, and so the same roundings.
@@ -145,24 +162,57 @@ mod tests {
         line.trim_end_matches(')').split(", ").collect()
     }
 
+    /// Every kernel with a tile of its own, and the name of its type in `tuning.cuh`.
+    fn kernels() -> Vec<(Kernel, &'static str)> {
+        let mut all = Vec::new();
+        for (form, direction) in FORMS.into_iter().flat_map(|form| DIRECTIONS.map(|direction| (form, direction))) {
+            for (dtype, name) in DTYPES.into_iter().zip(["Float", "Half", "BFloat", "Double"]) {
+                let [wide, narrow] =
+                    [Width::Wide, Width::Narrow].map(|width| Kernel::of_width(form, direction, dtype, width).unwrap());
+                all.extend([(wide, name), (narrow, name)]);
+                all.extend(wide.larger().map(|large| (large, name)));
+            }
+        }
+        all
+    }
+
     #[test]
     fn tiles_are_those_of_the_kernels() {
-        for (form, width) in FORMS.into_iter().flat_map(|form| [(form, Width::Wide), (form, Width::Narrow)]) {
-            for direction in DIRECTIONS {
-                for (dtype, name) in DTYPES.into_iter().zip(["Float", "Half", "BFloat", "Double"]) {
-                    let kernel = Kernel::of_width(form, direction, dtype, width).unwrap();
-                    let Tile { vector, steps, lanes, segments, stages, feeding } = kernel.tile();
-                    let gated = if form == Form::Gated { "Gated" } else { "" };
-                    let tuning = tuning(&format!("{name}, k{width:?}, k{gated}{direction:?}"));
-                    let numbers = [vector, steps, lanes, segments].map(|number| number.to_string());
-                    assert_eq!(tuning[..4], numbers, "{kernel:?}");
-                    assert_eq!(tuning[6..], [stages.to_string(), format!("k{feeding:?}")], "{kernel:?}");
-                    assert!((32..=1024).contains(&kernel.tile().threads()));
-                    assert!(kernel.tile().len().is_power_of_two());
-                    // what a block of the smaller cards may have
-                    let packed = Params { offsets: 1, ..Params::default() };
-                    assert!(kernel.shared_bytes(&packed) <= 99 << 10, "{kernel:?}");
-                }
+        for (kernel, name) in kernels() {
+            let Tile { vector, steps, lanes, segments, stages, feeding } = kernel.tile();
+            let tuning = tuning(&format!("{name}, k{:?}, k{}", kernel.width(), kernel.scan()));
+            let numbers = [vector, steps, lanes, segments].map(|number| number.to_string());
+            assert_eq!(tuning[..4], numbers, "{kernel:?}");
+            assert_eq!(tuning[6..], [stages.to_string(), format!("k{feeding:?}")], "{kernel:?}");
+            assert!((32..=1024).contains(&kernel.tile().threads()));
+            assert!(kernel.tile().len().is_power_of_two());
+            // what a block may have: of the smaller cards, or of those that have the most
+            let packed = Params { offsets: 1, ..Params::default() };
+            let room = if kernel.width() == Width::Large { 227 } else { 99 };
+            assert!(kernel.shared_bytes(&packed) <= room << 10, "{kernel:?}");
+        }
+        let lines = include_str!("../../cuda/tuning.cuh").lines().filter(|line| line.starts_with("QUICK_SSM_TILE("));
+        assert_eq!(lines.count(), kernels().len());
+    }
+
+    #[test]
+    fn large_tiles_change_no_bit() {
+        for (kernel, _) in kernels() {
+            let Some(large) = kernel.larger() else { continue };
+            let (tile, larger) = (kernel.tile(), large.tile());
+            assert_eq!((tile.steps, tile.segments), (larger.steps, larger.segments), "{kernel:?}");
+            for [batch, len, channels] in [[1, 1, 1], [3, 5_000, 1_000], [2, 64, 4_096], [5, 129, 65_536]] {
+                let params = kernel.params([batch, len, channels]).unwrap();
+                let recut = large.cut_channels(params);
+                let alike = Params {
+                    channel_tiles: params.channel_tiles,
+                    by_columns: params.by_columns,
+                    by_channel_tiles: params.by_channel_tiles,
+                    ..recut
+                };
+                assert_eq!(alike, params);
+                let expected = large.params([batch, len, channels]).unwrap();
+                assert_eq!(Params { look_back: expected.look_back, ..recut }, expected);
             }
         }
     }

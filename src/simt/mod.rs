@@ -14,10 +14,13 @@ use std::marker::PhantomData;
 use candle_core::{bail, CpuStorage, DType, Device, Result, Storage};
 use half::{bf16, f16};
 
-use crate::cuda::params::{Direction, Form, Kernel, Params};
+use crate::cuda::params::{Direction, Form, Kernel, Params, Room};
 use crate::cuda::passes::Machine;
-use crate::cuda::tile::Width;
+use crate::cuda::tile::{Tile, Width};
 use crate::problem::Problem;
+
+/// Bytes of shared memory that a block may have.
+const ROOM: u32 = 227 << 10;
 
 /// Which compilation of the kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +39,17 @@ impl Tiles {
         }
         let width = if channels <= 6 { Width::Narrow } else { Width::Wide };
         let kernel = Kernel::of_width(form, direction, dtype, width)?;
-        let backward = describe(self, form, Direction::Backward, dtype, width)?;
-        Ok(kernel.with_tile(describe(self, form, direction, dtype, width)?.tile(), backward.length))
+        let backward = Kernel::of_width(form, Direction::Backward, dtype, width)?;
+        Ok(kernel.with_tile(self.tile(kernel)?, self.tile(backward)?.len()))
+    }
+
+    /// The tile that a kernel was compiled with.
+    fn tile(self, kernel: Kernel) -> Result<Tile> {
+        let name = format!("{}_vector", kernel.entries());
+        match ffi::describe(self as u32, &name)? {
+            Some(description) => Ok(description.tile()),
+            None => bail!("scan: the emulation has no kernel {name}"),
+        }
     }
 }
 
@@ -46,7 +58,7 @@ impl Tiles {
 pub struct Schedule {
     /// Of the order.
     pub seed: u64,
-    /// Blocks of a launch.
+    /// Blocks of a launch, and how many processors the device is taken to have: it decides where tiles are large.
     pub grid: u32,
     /// How many of them run at a time.
     pub resident: u32,
@@ -116,15 +128,6 @@ pub fn self_test(schedules: u32) -> bool {
     ffi::self_test(schedules)
 }
 
-/// What the emulation knows of a kernel.
-fn describe(tiles: Tiles, form: Form, direction: Direction, dtype: DType, width: Width) -> Result<ffi::Description> {
-    let name = format!("{}_vector", Kernel::of_width(form, direction, dtype, width)?.entries());
-    match ffi::describe(tiles as u32, &name)? {
-        Some(description) => Ok(description),
-        None => bail!("scan: the emulation has no kernel {name}"),
-    }
-}
-
 impl Machine for Emulation {
     type Guard<'a> = ();
 
@@ -171,6 +174,15 @@ impl Machine for Emulation {
             LAUNCHES.set(LAUNCHES.get() + 1);
             Schedule::nth(LAUNCHES.get())
         });
+        let (kernel, params) = match kernel.larger() {
+            // there is none for elements
+            Some(large) if !schedule.by_elements => {
+                let tile = self.tiles.tile(large)?;
+                let room = Room { processors: schedule.grid, shared_bytes: ROOM };
+                kernel.or_larger(Some(large.with_tile(tile, 1 << params.saved_shift)), params, room)
+            }
+            _ => (kernel, params),
+        };
         let entry = match kernel.entry(&params) {
             entry if schedule.by_elements => entry.replace("_vector", "_element"),
             entry => entry,

@@ -41,7 +41,17 @@ fn tiles_are_those_of_the_kernels() -> Result<()> {
                 assert_eq!(found.shared_bytes, kernel.shared_bytes(&params), "{name} {tiles:?}");
             }
         }
-        assert_eq!(describe(Tiles::Real, form, direction, dtype, width)?.tile(), kernel.tile());
+        assert_eq!(Tiles::Real.tile(kernel)?, kernel.tile());
+        let Some(large) = kernel.larger() else { continue };
+        for tiles in [Tiles::Real, Tiles::Tiny] {
+            let found = ffi::describe(tiles as u32, &format!("{}_vector", large.entries()))?.expect("a kernel");
+            let (wide, tile) = (tiles.tile(kernel)?, found.tile());
+            assert_eq!((tile.steps, tile.segments, tile.channels()), (wide.steps, wide.segments, 2 * wide.channels()));
+            let large = large.with_tile(tile, wide.len());
+            assert_eq!(found.access, large.access());
+            assert_eq!(found.shared_bytes, large.shared_bytes(&Params::default()));
+        }
+        assert_eq!(Tiles::Real.tile(large)?, large.tile());
     }
     assert_eq!(ffi::describe(0, "quick_ssm_forward_u8_vector")?, None);
     Ok(())

@@ -13,7 +13,7 @@ namespace simt {
 namespace {
 
 constexpr size_t kStackBytes = 64 << 10;
-constexpr size_t kSharedLimit = 99 << 10;  // of the smaller ones among the cards
+constexpr size_t kSharedLimit = 227 << 10;  // of the cards that large tiles are for
 constexpr size_t kSharedGuard = 256;
 constexpr unsigned char kGuardByte = 0xa5;
 constexpr uint64_t kSpinLimit = 1 << 21;

@@ -149,3 +149,26 @@ fn strides_of_single_elements_do_not_matter() {
     let error = Operand::new(0x1000, [1, 2, 3], [6, 1, 2], DType::F32).unwrap_err().to_string();
     assert!(error.contains("expected a channel stride of 0 or 1, got 2"), "{error}");
 }
+
+#[test]
+fn large_tiles_are_for_large_problems_in_vectors_where_there_is_room() {
+    let kernel = plain(Direction::Backward, DType::BF16);
+    let of = |channels: u32, change: fn(&mut Params), device: Room| {
+        let sizes = kernel.params([8, 8192, channels as usize]).unwrap();
+        let rows = aligned(kernel, DType::BF16);
+        let mut params = Params { x: rows.x, a: rows.a, b: rows.b, c: rows.c, grad_y: rows.grad_y, ..sizes };
+        change(&mut params);
+        let (chosen, recut) = kernel.or_larger(kernel.larger(), params, device);
+        assert_eq!(chosen.entry(&recut).contains("_large_vector"), chosen != kernel);
+        assert_eq!(recut, chosen.cut_channels(params));
+        chosen != kernel
+    };
+    let device = Room { processors: 132, shared_bytes: 227 << 10 };
+    assert!(of(1536, |_| (), device));
+    // 8 * 128 tiles of 128 channels
+    assert!(of(128, |_| (), Room { processors: 256, ..device }));
+    assert!(!of(128, |_| (), Room { processors: 257, ..device }));
+    assert!(!of(1536, |_| (), Room { shared_bytes: 163 << 10, ..device }));
+    assert!(!of(1536, |p| p.offsets = 0x9000, device));
+    assert!(!of(1536, |p| p.x.data += 4, device));
+}
