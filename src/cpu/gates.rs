@@ -18,7 +18,8 @@ pub(crate) struct Sigmoid<V> {
 /// error goes into many later states, has little of it, and those that a state remembers add up to about one such error.
 #[inline(always)]
 pub(crate) fn sigmoid<T: Element, V: Lanes<T::Acc>>(x: V) -> Sigmoid<V> {
-    let (p, q) = exp_of_negative::<T, V>(x.negative_abs());
+    let (p, power, q) = exp_of_minus::<T, V>(x.abs().at_most(V::splat(T::Acc::MOST)));
+    let p = p.mul(power);
     let sum = p.add(q);
     Sigmoid { value: x.by_sign(p, q).div(sum), complement: x.by_sign(q, p).div(sum) }
 }
@@ -39,6 +40,17 @@ impl<V> Sigmoid<V> {
 #[inline(always)]
 pub(crate) fn logistic<T: Element, V: Lanes<T::Acc>>(x: V) -> V {
     let x = x.at_least(V::splat(T::Acc::LEAST)).at_most(V::splat(T::Acc::MOST));
+    let (p, power, q) = exp_of_minus::<T, V>(x);
+    q.div(q.add_product(p, power))
+}
+
+/// `exp(-x)` of a number from `LEAST` to `MOST`, as `p`, a power of two and `q`: it is the power times `p / q`. The power is zero
+/// where it would be smaller than the smallest normal number.
+///
+/// With `n` the multiple of `ln 2` nearest to `-x` it is `2^n` times `exp(-r)` for a rest `r`, which lies within half a `ln 2` of
+/// zero. `E = r / tanh(r / 2)` has even powers only, falls off fast, and makes `exp(-r)` the quotient of `E - r` and `E + r`.
+#[inline(always)]
+fn exp_of_minus<T: Element, V: Lanes<T::Acc>>(x: V) -> (V, V, V) {
     let biased = V::splat(T::Acc::ROUND).sub_product(x, V::splat(T::Acc::LOG2_E));
     let n = biased.sub(V::splat(T::Acc::ROUND));
     let mut rest = x;
@@ -46,26 +58,7 @@ pub(crate) fn logistic<T: Element, V: Lanes<T::Acc>>(x: V) -> V {
         rest = rest.add_product(n, V::splat(*part));
     }
     let even = even::<T, V>(rest);
-    let q = even.add(rest);
-    q.div(q.add_product(even.sub(rest), biased.as_exponent()))
-}
-
-/// The exponential function of a number not above zero, as a quotient; zero where it would be smaller than the smallest normal
-/// number.
-///
-/// With `n` the multiple of `ln 2` nearest to `x` it is `2^n` times that of the rest `r`, which lies within half a `ln 2` of
-/// zero. `E = r / tanh(r / 2)` has even powers only, falls off fast, and makes `exp(r)` the quotient of `E + r` and `E - r`.
-#[inline(always)]
-fn exp_of_negative<T: Element, V: Lanes<T::Acc>>(x: V) -> (V, V) {
-    let x = x.at_least(V::splat(T::Acc::LEAST));
-    let biased = V::splat(T::Acc::ROUND).add_product(x, V::splat(T::Acc::LOG2_E));
-    let n = biased.sub(V::splat(T::Acc::ROUND));
-    let mut rest = x;
-    for part in T::LN_2 {
-        rest = rest.sub_product(n, V::splat(*part));
-    }
-    let even = even::<T, V>(rest);
-    (even.add(rest).mul(biased.as_exponent()), even.sub(rest))
+    (even.sub(rest), biased.as_exponent(), even.add(rest))
 }
 
 /// `r / tanh(r / 2)`.
@@ -85,9 +78,9 @@ pub(crate) trait Exponential: Sized + 'static {
     const LOG2_E: Self;
     /// A sum with it has no room for a fraction, and ends in the bits of the other summand plus the exponents' bias.
     const ROUND: Self;
-    /// Rounds to a power of two whose biased exponent is zero.
+    /// Of the exponential function of its negative the value is finite, but not the numerator of the quotient, twice that or more.
     const LEAST: Self;
-    /// Its exponential function is finite, but not the numerator of the quotient, which is twice that or more.
+    /// The exponential function of its negative is rounded to a power of two whose biased exponent is zero.
     const MOST: Self;
 }
 

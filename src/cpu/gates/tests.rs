@@ -27,9 +27,9 @@ impl<T: Element> Recurrence for Rows<'_, T> {
         // SAFETY: all rows are as long as the first one.
         unsafe {
             let x = I::read(Pointer::to(self.from).add(at));
-            let (s, (over, under)) = (sigmoid::<T, _>(x), exp_of_negative::<T, _>(x.negative_abs()));
-            let value = logistic::<T, _>(x);
-            let functions = [over.div(under), s.value, s.complement, s.slope(), x.mul(value), value];
+            let (p, power, q) = exp_of_minus::<T, _>(x.abs().at_most(Lanes::splat(T::Acc::MOST)));
+            let (s, value) = (sigmoid::<T, _>(x), logistic::<T, _>(x));
+            let functions = [p.mul(power).div(q), s.value, s.complement, s.slope(), x.mul(value), value];
             for (to, value) in self.to.into_iter().zip(functions) {
                 I::write(value, to.add(at));
             }

@@ -93,7 +93,7 @@ pub(crate) trait Lanes<A>: Copy {
     /// `self` where it is not more than `most`, which includes NaN, and `most` where it is.
     fn at_most(self, most: Self) -> Self;
 
-    fn negative_abs(self) -> Self;
+    fn abs(self) -> Self;
 
     /// `negative` where the sign of `self` is set, and `positive` where it is not.
     fn by_sign(self, negative: Self, positive: Self) -> Self;

@@ -91,8 +91,8 @@ macro_rules! scalar_lanes {
             }
 
             #[inline(always)]
-            fn negative_abs(self) -> Self {
-                -self.abs()
+            fn abs(self) -> Self {
+                <$acc>::abs(self)
             }
 
             #[inline(always)]
@@ -208,8 +208,8 @@ impl<A: Accumulator> Lanes<A> for Array<A> {
     }
 
     #[inline(always)]
-    fn negative_abs(self) -> Self {
-        Self(self.0.map(A::negative_abs))
+    fn abs(self) -> Self {
+        Self(self.0.map(A::abs))
     }
 
     #[inline(always)]

@@ -27,7 +27,7 @@ isa!(Avx2: Avx2, read_avx2, write_avx2);
 macro_rules! lanes {
     ($name:ident, $acc:ident, $vector:ident, $len:literal, $load:ident, $store:ident, $read:ident, $write:ident,
      $set1:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $fmadd:ident, $fnmadd:ident, $max:ident, $min:ident,
-     $and:ident, $andnot:ident, $or:ident, $cmp:ident, $blend:ident, $to_bits:ident, $from_bits:ident, $shift:ident) => {
+     $and:ident, $andnot:ident, $cmp:ident, $blend:ident, $to_bits:ident, $from_bits:ident, $shift:ident) => {
         /// Two registers, together a cache line: rows that lie at the same place in their pages share one set of the
         /// first-level cache, and a line that is not used up at once is gone before its second half is.
         #[derive(Clone, Copy)]
@@ -123,10 +123,10 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
-            fn negative_abs(self) -> Self {
+            fn abs(self) -> Self {
                 let [v0, v1] = self.0;
                 // SAFETY: see above.
-                unsafe { Self([$or(v0, $set1(-0.)), $or(v1, $set1(-0.))]) }
+                unsafe { Self([$andnot($set1(-0.), v0), $andnot($set1(-0.), v1)]) }
             }
 
             #[inline(always)]
@@ -188,7 +188,6 @@ lanes!(
     _mm256_min_ps,
     _mm256_and_ps,
     _mm256_andnot_ps,
-    _mm256_or_ps,
     _mm256_cmp_ps,
     _mm256_blendv_ps,
     _mm256_castps_si256,
@@ -215,7 +214,6 @@ lanes!(
     _mm256_min_pd,
     _mm256_and_pd,
     _mm256_andnot_pd,
-    _mm256_or_pd,
     _mm256_cmp_pd,
     _mm256_blendv_pd,
     _mm256_castpd_si256,

@@ -32,7 +32,7 @@ const SUBNORMAL: i32 = 0x20;
 macro_rules! lanes {
     ($name:ident, $acc:ident, $vector:ident, $len:literal, $load:ident, $store:ident, $read:ident, $write:ident,
      $set1:ident, $add:ident, $sub:ident, $mul:ident, $div:ident, $fmadd:ident, $fnmadd:ident, $max:ident, $min:ident,
-     $or:ident, $test:ident, $set1_bits:ident, $cmp:ident, $maskz_mov:ident, $blend:ident, $signs:ident,
+     $abs:ident, $test:ident, $set1_bits:ident, $cmp:ident, $maskz_mov:ident, $blend:ident, $signs:ident,
      $to_bits:ident, $from_bits:ident, $shift:ident) => {
         /// A register, which is a cache line.
         #[derive(Clone, Copy)]
@@ -110,9 +110,9 @@ macro_rules! lanes {
             }
 
             #[inline(always)]
-            fn negative_abs(self) -> Self {
+            fn abs(self) -> Self {
                 // SAFETY: see above.
-                unsafe { Self($or(self.0, $set1(-0.))) }
+                unsafe { Self($abs(self.0)) }
             }
 
             #[inline(always)]
@@ -164,7 +164,7 @@ lanes!(
     _mm512_fnmadd_ps,
     _mm512_max_ps,
     _mm512_min_ps,
-    _mm512_or_ps,
+    _mm512_abs_ps,
     _mm512_test_epi32_mask,
     _mm512_set1_epi32,
     _mm512_cmp_ps_mask,
@@ -193,7 +193,7 @@ lanes!(
     _mm512_fnmadd_pd,
     _mm512_max_pd,
     _mm512_min_pd,
-    _mm512_or_pd,
+    _mm512_abs_pd,
     _mm512_test_epi64_mask,
     _mm512_set1_epi64,
     _mm512_cmp_pd_mask,
