@@ -200,7 +200,6 @@ private:
 
     // Leaves with each segment the state that enters it.
     QUICK_SSM_DEVICE static void combine_states(Shared& shared, int slot) {
-        wait_for_copies();
         Acc h = shared.saved[slot];
         Carry<Acc> segments[Tile::kSegments];
         QUICK_SSM_UNROLL

@@ -27,7 +27,7 @@ public:
 
     // From now on the next stage is the one that is read; the next barrier makes it whole.
     QUICK_SSM_DEVICE void advance() {
-        if constexpr (kVectorised) wait_for_copies();
+        wait_for_copies();
         current_ = next();
     }
 
