@@ -13,7 +13,8 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
 use candle_core::{bail, CudaDevice, CudaStorage, DType, Error, Result, Shape, Storage};
 
-use super::params::{Direction, Form, Kernel, Params, Room};
+use super::kernel::{Kernel, Room};
+use super::params::{Direction, Form, Params};
 use super::passes::Machine;
 use super::tile::Feeding;
 use super::{module, workspace};

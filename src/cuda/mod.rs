@@ -4,6 +4,8 @@
 
 #[cfg(feature = "cuda")]
 mod device;
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+pub(crate) mod kernel;
 #[cfg(feature = "cuda")]
 mod module;
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]

@@ -5,7 +5,7 @@ use candle_core::cuda_backend::cudarc::driver::{CudaFunction, DriverError};
 use candle_core::cuda_backend::CudaError;
 use candle_core::{bail, CudaDevice, Error, Result};
 
-use super::params::Kernel;
+use super::kernel::Kernel;
 
 /// A constant per file in `cuda/`.
 mod ptx {

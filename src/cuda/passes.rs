@@ -3,7 +3,8 @@
 use candle_core::op::BackpropOp;
 use candle_core::{bail, DType, Layout, Result, Shape, Storage, StorageRef, Tensor};
 
-use super::params::{dtype_code, Direction, Form, Kernel, Operand, Params};
+use super::kernel::Kernel;
+use super::params::{dtype_code, Direction, Form, Operand, Params};
 use crate::backend::{
     sum_of_rows, Forward, GatedGradients, GatedInputs, GatedWanted, Given, Gradients, Inputs, Wanted,
 };

@@ -148,7 +148,8 @@ mod tests {
     use candle_core::DType;
 
     use super::*;
-    use crate::cuda::params::{Kernel, Params};
+    use crate::cuda::kernel::Kernel;
+    use crate::cuda::params::Params;
 
     const FORMS: [Form; 2] = [Form::Plain, Form::Gated];
     const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Backward];

@@ -14,7 +14,8 @@ use std::marker::PhantomData;
 use candle_core::{bail, CpuStorage, DType, Device, Result, Storage};
 use half::{bf16, f16};
 
-use crate::cuda::params::{Direction, Form, Kernel, Params, Room};
+use crate::cuda::kernel::{Kernel, Room};
+use crate::cuda::params::{Direction, Form, Params};
 use crate::cuda::passes::Machine;
 use crate::cuda::tile::{Tile, Width};
 use crate::problem::Problem;
