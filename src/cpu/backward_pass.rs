@@ -198,7 +198,7 @@ struct States<'a, X: Terms, G> {
     h: BlockMut<X::Acc>,
 }
 
-impl<X: Terms, G> Recurrence for States<'_, X, G> {
+impl<X: Terms, G: Element> Recurrence for States<'_, X, G> {
     type Acc = X::Acc;
     type Carry<V: Copy> = V;
 

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::pointer::{Pointer, Raw};
-use super::simd::{Isa, LINE};
+use super::simd::{Element, Isa, LINE};
 
 /// Rows of elements that pointers of one kind reach.
 #[derive(Clone, Copy)]
@@ -63,7 +63,7 @@ impl<P: Raw> Strided<'_, P> {
     }
 }
 
-impl<'a, T> Block<'a, T> {
+impl<'a, T: Element> Block<'a, T> {
     /// Adjacent rows from the last one to the first.
     pub fn backward(elements: &'a [T], width: usize) -> Self {
         let last = elements.len() - width.min(elements.len());
@@ -79,7 +79,7 @@ impl<'a, T> Block<'a, T> {
     }
 }
 
-impl<T> BlockMut<T> {
+impl<T: Element> BlockMut<T> {
     /// Adjacent rows in their order.
     pub fn adjacent(elements: &mut [T], width: usize) -> Self {
         let rows = elements.len() / width.max(1);

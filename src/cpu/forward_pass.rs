@@ -154,12 +154,12 @@ unsafe fn advance<I: Isa, X: Terms, O: Element<Acc = X::Acc>>(
     y: Option<BlockMut<O>>,
     size: (usize, usize, usize),
 ) {
-    let advance = Advance { terms, h: Pointer::to_mut(h) };
+    let h = Pointer::to_mut(h);
     // SAFETY: passed on to the caller.
     unsafe {
         match y {
-            None => sweep_strands::<I, X, _>(&advance, size),
-            Some(y) => sweep_strands::<I, X, _>(&Output { advance, y }, size),
+            None => sweep_strands::<I, X, _>(&Advance { terms, h }, size),
+            Some(y) => sweep_strands::<I, X, _>(&Output { advance: Advance { terms: terms.all(), h }, y }, size),
         }
     }
 }
@@ -235,6 +235,7 @@ struct Output<X: Terms, O> {
 impl<X: Terms, O: Element<Acc = X::Acc>> Recurrence for Output<X, O> {
     type Acc = X::Acc;
     type Carry<V: Copy> = V;
+    const LONG: bool = X::LONG;
 
     #[inline(always)]
     unsafe fn load<I: Isa>(&self, at: usize) -> I::V<X::Acc> {

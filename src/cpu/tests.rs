@@ -114,6 +114,9 @@ fn shapes() -> Vec<Shape> {
     }
     // enough elements for two threads, and columns for two groups
     shapes.push(Shape::new((1, 130, 257), DType::F32));
+    shapes.push(Shape::new((1, 130, 257), DType::BF16));
+    // pairs of vectors, a vector and a part of one
+    shapes.extend([DType::BF16, DType::F16].map(|dtype| Shape::new((2, 17, 125), dtype)));
     // tiles of time, the last of them not whole, of one strand and of two
     for (len, channels, dtype) in [(1 << 13, 128, DType::F32), (1 << 16, 16, DType::BF16), (70_000, 15, DType::F64)] {
         shapes.push(Shape { chunk_len: None, ..Shape::new((1, len + 1, channels), dtype) });

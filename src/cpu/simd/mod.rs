@@ -62,6 +62,18 @@ pub(crate) trait Element: WithDType + Accuracy<<Self as Element>::Acc> + 'static
     /// As for [`Isa::write_at`]; the processor has AVX-512 F, DQ and BF16.
     #[cfg(target_arch = "x86_64")]
     unsafe fn write_avx512(value: <Self::Acc as Accumulator>::Avx512, to: *mut Self);
+
+    /// # Safety
+    /// As for [`Isa::write_two_at`]; the processor has AVX-512 F, DQ and BF16.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn write_two_avx512([first, second]: [<Self::Acc as Accumulator>::Avx512; 2], to: *mut Self) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            Self::write_avx512(first, to);
+            Self::write_avx512(second, to.add(<<Self::Acc as Accumulator>::Avx512 as Lanes<Self::Acc>>::LEN));
+        }
+    }
 }
 
 /// `LEN` accumulators side by side.
@@ -105,6 +117,8 @@ pub(crate) trait Lanes<A>: Copy {
 /// An instruction set.
 pub(crate) trait Isa {
     type V<A: Accumulator>: Lanes<A>;
+    /// The set for [long](Recurrence::LONG) rows: two vectors for one, where there are registers for them.
+    type Long: Isa;
 
     /// Reads `LEN` elements.
     ///
@@ -117,6 +131,20 @@ pub(crate) trait Isa {
     /// # Safety
     /// `to` must be valid for writes of `LEN` elements, and the processor must have the instruction set.
     unsafe fn write_at<E: Element>(value: Self::V<E::Acc>, to: *mut E);
+
+    /// Writes twice `LEN` elements.
+    ///
+    /// # Safety
+    /// `to` must be valid for writes of twice `LEN` elements, and the processor must have the instruction set.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn write_two_at<E: Element>([first, second]: [Self::V<E::Acc>; 2], to: *mut E) {
+        // SAFETY: passed on to the caller.
+        unsafe {
+            Self::write_at(first, to);
+            Self::write_at(second, to.add(<Self::V<E::Acc>>::LEN));
+        }
+    }
 
     /// Reads `LEN` elements, which kernels do by this alone: it checks the bounds with debug assertions.
     ///
@@ -140,13 +168,13 @@ pub(crate) trait Isa {
     }
 
     /// Asks for the cache line at `at`, soon to be read. Any address will do.
-    fn prefetch<E>(at: *const E);
+    fn prefetch<E: Element>(at: *const E);
 
     /// Asks for the cache line at `at` to be brought into the second-level cache. Any address will do.
-    fn prefetch_for_later<E>(at: *const E);
+    fn prefetch_for_later<E: Element>(at: *const E);
 
     /// Asks for the cache line at `at`, soon to be overwritten. Any address will do.
-    fn prefetch_for_write<E>(at: *const E);
+    fn prefetch_for_write<E: Element>(at: *const E);
 }
 
 /// A recurrence over the rows of a block, on `LEN` channels at a time.
@@ -154,6 +182,9 @@ pub(crate) trait Recurrence {
     type Acc: Accumulator;
     /// What a row hands to the next one.
     type Carry<V: Copy>: Copy;
+    /// Whether a row is so long a chain of operations that the processor does not see its end while it waits for the start, and
+    /// reads so little that two vectors are better computed at once.
+    const LONG: bool = false;
 
     /// The carry into the first row, of the channels `at .. at + LEN`.
     ///
@@ -255,8 +286,13 @@ pub(crate) unsafe fn sweep_narrow<I: Isa, K: Recurrence, const S: usize>(kernel:
 /// As for [`Recurrence::row`].
 #[inline(always)]
 pub(crate) unsafe fn whole_row<I: Isa, K: Recurrence>(kernel: &K, row: isize, vectors: usize) {
-    for vector in 0..vectors {
-        let at = vector * <I::V<K::Acc>>::LEN;
+    let (lanes, long) = (<I::V<K::Acc>>::LEN, <<I::Long as Isa>::V<K::Acc>>::LEN);
+    let paired = if K::LONG { vectors * lanes / long * long } else { 0 };
+    for at in (0..paired).step_by(long) {
+        // SAFETY: passed on to the caller.
+        unsafe { kernel.store::<I::Long>(at, kernel.row::<I::Long>(row, at, kernel.load::<I::Long>(at))) };
+    }
+    for at in (paired..vectors * lanes).step_by(lanes) {
         // SAFETY: passed on to the caller.
         unsafe { kernel.store::<I>(at, kernel.row::<I>(row, at, kernel.load::<I>(at))) };
     }
@@ -366,7 +402,7 @@ macro_rules! accumulators {
 accumulators!(f32: F32x16, f64: F64x8);
 
 macro_rules! elements {
-    ($($element:ty: $acc:ty, $widen:expr, $narrow:expr, $read:ident, $write:ident;)*) => {$(
+    ($($element:ty: $acc:ty, $widen:expr, $narrow:expr, $read:ident, $write:ident $(, $write_two:ident)?;)*) => {$(
         impl Element for $element {
             type Acc = $acc;
 
@@ -407,13 +443,22 @@ macro_rules! elements {
                 // SAFETY: passed on to the caller.
                 unsafe { avx512::$write(value, to) }
             }
+
+            $(
+                #[cfg(target_arch = "x86_64")]
+                #[inline(always)]
+                unsafe fn write_two_avx512(values: [<$acc as Accumulator>::Avx512; 2], to: *mut Self) {
+                    // SAFETY: passed on to the caller.
+                    unsafe { avx512::$write_two(values, to) }
+                }
+            )?
         }
     )*};
 }
 elements! {
     f32: f32, std::convert::identity, std::convert::identity, read_f32, write_f32;
     f64: f64, std::convert::identity, std::convert::identity, read_f64, write_f64;
-    bf16: f32, bf16::to_f32, bf16::from_f32, read_bf16, write_bf16;
+    bf16: f32, bf16::to_f32, bf16::from_f32, read_bf16, write_bf16, write_two_bf16;
     f16: f32, f16::to_f32, f16::from_f32, read_f16, write_f16;
 }
 

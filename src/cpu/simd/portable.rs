@@ -7,6 +7,7 @@ pub(crate) struct Scalar;
 
 impl Isa for Scalar {
     type V<A: Accumulator> = A;
+    type Long = Self;
 
     #[inline(always)]
     unsafe fn read_at<E: Element>(from: *const E) -> E::Acc {
@@ -21,13 +22,13 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn prefetch<E>(_at: *const E) {}
+    fn prefetch<E: Element>(_at: *const E) {}
 
     #[inline(always)]
-    fn prefetch_for_later<E>(_at: *const E) {}
+    fn prefetch_for_later<E: Element>(_at: *const E) {}
 
     #[inline(always)]
-    fn prefetch_for_write<E>(_at: *const E) {}
+    fn prefetch_for_write<E: Element>(_at: *const E) {}
 }
 
 macro_rules! scalar_lanes {
@@ -119,6 +120,7 @@ pub(crate) struct Array<A>([A; WIDTH]);
 
 impl Isa for Portable {
     type V<A: Accumulator> = Array<A>;
+    type Long = Self;
 
     #[inline(always)]
     unsafe fn read_at<E: Element>(from: *const E) -> Array<E::Acc> {
@@ -133,13 +135,13 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    fn prefetch<E>(_at: *const E) {}
+    fn prefetch<E: Element>(_at: *const E) {}
 
     #[inline(always)]
-    fn prefetch_for_later<E>(_at: *const E) {}
+    fn prefetch_for_later<E: Element>(_at: *const E) {}
 
     #[inline(always)]
-    fn prefetch_for_write<E>(_at: *const E) {}
+    fn prefetch_for_write<E: Element>(_at: *const E) {}
 }
 
 impl<A: Accumulator> Array<A> {

@@ -1,16 +1,17 @@
 use super::*;
 
 /// Reads and writes rows as `T`, with arithmetic between.
-struct Arithmetic<'a, T: Element> {
+struct Arithmetic<'a, T: Element, const LONG: bool> {
     from: &'a [T],
     to: Pointer<*mut T>,
     carry: Pointer<*mut T>,
     width: usize,
 }
 
-impl<T: Element> Recurrence for Arithmetic<'_, T> {
+impl<T: Element, const LONG: bool> Recurrence for Arithmetic<'_, T, LONG> {
     type Acc = T::Acc;
     type Carry<V: Copy> = V;
+    const LONG: bool = LONG;
 
     #[inline(always)]
     unsafe fn load<I: Isa>(&self, at: usize) -> I::V<T::Acc> {
@@ -37,7 +38,7 @@ impl<T: Element> Recurrence for Arithmetic<'_, T> {
     }
 }
 
-impl<T: Element> Vectorised for Arithmetic<'_, T> {
+impl<T: Element, const LONG: bool> Vectorised for Arithmetic<'_, T, LONG> {
     type Output = ();
 
     #[inline(always)]
@@ -48,15 +49,19 @@ impl<T: Element> Vectorised for Arithmetic<'_, T> {
 }
 
 fn same_on_every_instruction_set<T: Element>(from: &[T], width: usize, bits: impl Fn(&T) -> u64) {
-    let on = |isa| {
+    let on = |isa, long| {
         let (mut to, mut carry) = (from.to_vec(), from[..width].to_vec());
-        let kernel = Arithmetic { from, to: Pointer::to_mut(&mut to), carry: Pointer::to_mut(&mut carry), width };
-        run_on(isa, kernel).map(|()| to.iter().map(&bits).collect::<Vec<_>>())
+        let (to_row, carry) = (Pointer::to_mut(&mut to), Pointer::to_mut(&mut carry));
+        let ran = match long {
+            false => run_on(isa, Arithmetic::<T, false> { from, to: to_row, carry, width }),
+            true => run_on(isa, Arithmetic::<T, true> { from, to: to_row, carry, width }),
+        };
+        ran.map(|()| to.iter().map(&bits).collect::<Vec<_>>())
     };
-    let expected = on(0);
-    for isa in 1..ISAS {
-        if let Some(got) = on(isa) {
-            assert_eq!(Some(got), expected, "width {width}, instruction set {isa}");
+    let expected = on(0, false);
+    for (isa, long) in (0..ISAS).flat_map(|isa| [(isa, false), (isa, true)]) {
+        if let Some(got) = on(isa, long) {
+            assert_eq!(Some(got), expected, "width {width}, instruction set {isa}, long {long}");
         }
     }
 }
@@ -83,10 +88,11 @@ fn f32_and_f64_come_out_the_same_at_every_width() {
 
 #[test]
 fn rounding_to_bf16_is_to_nearest_even_and_keeps_nan() {
-    struct Narrow<'a>(&'a [f32], Pointer<*mut bf16>);
-    impl Recurrence for Narrow<'_> {
+    struct Narrow<'a, const LONG: bool>(&'a [f32], Pointer<*mut bf16>);
+    impl<const LONG: bool> Recurrence for Narrow<'_, LONG> {
         type Acc = f32;
         type Carry<V: Copy> = ();
+        const LONG: bool = LONG;
         #[inline(always)]
         unsafe fn load<I: Isa>(&self, _at: usize) {}
         #[inline(always)]
@@ -97,7 +103,7 @@ fn rounding_to_bf16_is_to_nearest_even_and_keeps_nan() {
         #[inline(always)]
         unsafe fn store<I: Isa>(&self, _at: usize, _carry: ()) {}
     }
-    impl Vectorised for Narrow<'_> {
+    impl<const LONG: bool> Vectorised for Narrow<'_, LONG> {
         type Output = ();
         #[inline(always)]
         unsafe fn run<I: Isa>(self) {
@@ -109,14 +115,22 @@ fn rounding_to_bf16_is_to_nearest_even_and_keeps_nan() {
     let near_one = (0..1 << 16).map(|i: u32| f32::from_bits(0x3f7f_0000 + i * 7));
     let subnormal = (0..1 << 23).step_by(1009).flat_map(|bits| [f32::from_bits(bits), -f32::from_bits(bits)]);
     let from: Vec<f32> = near_one.chain(subnormal).chain([f32::NAN, -f32::NAN, f32::MAX, f32::INFINITY]).collect();
-    for isa in 0..ISAS {
+    for (isa, long) in (0..ISAS).flat_map(|isa| [(isa, false), (isa, true)]) {
         let mut to = vec![bf16::ZERO; from.len()];
-        if run_on(isa, Narrow(&from, Pointer::to_mut(&mut to))).is_none() {
+        let row = Pointer::to_mut(&mut to);
+        let ran = match long {
+            false => run_on(isa, Narrow::<false>(&from, row)),
+            true => run_on(isa, Narrow::<true>(&from, row)),
+        };
+        if ran.is_none() {
             continue;
         }
         for (&wide, &got) in from.iter().zip(&to) {
             let expected = bf16::from_f32(wide);
-            assert!(got.to_bits() == expected.to_bits(), "{wide}: {got} is not {expected}, instruction set {isa}");
+            assert!(
+                got.to_bits() == expected.to_bits(),
+                "{wide}: {got} is not {expected}, instruction set {isa}, long {long}"
+            );
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) unsafe fn run<F: Vectorised>(f: F) -> F::Output {
     unsafe { f.run::<Avx2>() }
 }
 
-isa!(Avx2: Avx2, read_avx2, write_avx2);
+isa!(Avx2: Avx2, read_avx2, write_avx2, Avx2);
 
 macro_rules! lanes {
     ($name:ident, $acc:ident, $vector:ident, $len:literal, $load:ident, $store:ident, $read:ident, $write:ident,

@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::super::{Lanes, Vectorised};
+use super::paired::Paired;
 
 /// The AVX-512 instruction set.
 pub(crate) struct Avx512;
@@ -24,7 +25,7 @@ pub(crate) unsafe fn run<F: Vectorised>(f: F) -> F::Output {
     unsafe { f.run::<Avx512>() }
 }
 
-isa!(Avx512: Avx512, read_avx512, write_avx512);
+isa!(Avx512: Avx512, read_avx512, write_avx512, Paired<Avx512>, write_two_avx512);
 
 /// The class of what lies between zero and the smallest normal number.
 const SUBNORMAL: i32 = 0x20;
@@ -243,6 +244,26 @@ pub(crate) unsafe fn write_bf16(value: F32x16, to: *mut bf16) {
         let subnormal = _mm512_fpclass_ps_mask::<SUBNORMAL>(value.0);
         let rounded = if subnormal == 0 { rounded } else { round_subnormal(value.0, subnormal, rounded) };
         _mm256_storeu_si256(to.cast(), rounded);
+    }
+}
+
+/// # Safety
+/// As for [`Element::write_two_avx512`].
+#[inline(always)]
+pub(crate) unsafe fn write_two_bf16(values: [F32x16; 2], to: *mut bf16) {
+    let [first, second] = values;
+    // SAFETY: valid for writes of 32 elements, says the caller; no alignment is needed.
+    unsafe {
+        let rounded: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second.0, first.0));
+        let (in_first, in_second) =
+            (_mm512_fpclass_ps_mask::<SUBNORMAL>(first.0), _mm512_fpclass_ps_mask::<SUBNORMAL>(second.0));
+        // one branch for both: what is before it is computed for both at once
+        if in_first | in_second == 0 {
+            _mm512_storeu_si512(to.cast(), rounded);
+        } else {
+            write_bf16(first, to);
+            write_bf16(second, to.add(F32x16::LEN));
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 
 /// An instruction set, by the vectors that an accumulator has there and what elements read and write them with.
 macro_rules! isa {
-    ($isa:ident: $vector:ident, $read:ident, $write:ident) => {
+    ($isa:ident: $vector:ident, $read:ident, $write:ident, $long:ty $(, $write_two:ident)?) => {
         impl crate::cpu::simd::Isa for $isa {
             type V<A: crate::cpu::simd::Accumulator> = A::$vector;
+            type Long = $long;
 
             #[inline(always)]
             unsafe fn read_at<E: crate::cpu::simd::Element>(from: *const E) -> Self::V<E::Acc> {
@@ -18,20 +19,28 @@ macro_rules! isa {
                 unsafe { E::$write(value, to) }
             }
 
+            $(
+                #[inline(always)]
+                unsafe fn write_two_at<E: crate::cpu::simd::Element>(values: [Self::V<E::Acc>; 2], to: *mut E) {
+                    // SAFETY: passed on to the caller.
+                    unsafe { E::$write_two(values, to) }
+                }
+            )?
+
             #[inline(always)]
-            fn prefetch<E>(at: *const E) {
+            fn prefetch<E: crate::cpu::simd::Element>(at: *const E) {
                 // SAFETY: a prefetch reads nothing and faults on no address.
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
             }
 
             #[inline(always)]
-            fn prefetch_for_later<E>(at: *const E) {
+            fn prefetch_for_later<E: crate::cpu::simd::Element>(at: *const E) {
                 // SAFETY: as above.
                 unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
             }
 
             #[inline(always)]
-            fn prefetch_for_write<E>(at: *const E) {
+            fn prefetch_for_write<E: crate::cpu::simd::Element>(at: *const E) {
                 // SAFETY: as above.
                 unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) }
             }
@@ -41,3 +50,4 @@ macro_rules! isa {
 
 pub(super) mod avx2;
 pub(super) mod avx512;
+mod paired;
