@@ -8,12 +8,13 @@
 //! the gradients of the terms. The states are computed again, a chunk at a time from the one saved before it, so that what
 //! both directions read stays in the cache.
 
+use super::advance::Advance;
 use super::block::{Block, BlockMut};
 use super::buffer::Buffer;
 use super::chain::{chunks, run_jobs, Chain};
 use super::compose::{Composite, Steps};
 use super::form::{Adjoint, Form, Gradients, Terms};
-use super::forward_pass::{begin, copy, Advance};
+use super::forward_pass::{begin, copy};
 use super::plan::{Job, Plan};
 use super::pointer::Pointer;
 use super::simd::{dispatch, sweep, Element, Isa, Lanes, Recurrence, Vectorised};

@@ -18,7 +18,7 @@ pub(crate) struct Composite<A> {
 
 impl<A: Accumulator> Composite<A> {
     /// Makes it that of no steps.
-    fn clear(&mut self, width: usize) {
+    pub fn clear(&mut self, width: usize) {
         for (values, value) in [(&mut self.product, A::ONE), (&mut self.state, A::default())] {
             values.clear();
             values.resize(width, value);
@@ -27,7 +27,7 @@ impl<A: Accumulator> Composite<A> {
 
     /// Whether no product is infinite or NaN.
     #[inline(always)]
-    fn is_finite(&self) -> bool {
+    pub fn is_finite(&self) -> bool {
         let mut finite = true;
         for product in &self.product {
             finite &= product.to_f64().is_finite();

@@ -3,14 +3,13 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::block::BlockMut;
+use super::advance::{advance, advance_composing};
 use super::buffer::Buffer;
 use super::chain::{chunks, run_jobs, Chain};
 use super::compose::{Composite, Steps};
 use super::form::{Form, Kept, Terms};
 use super::plan::{Job, Plan, STRANDS};
-use super::pointer::Pointer;
-use super::simd::{dispatch, sweep, sweep_narrow, Element, Isa, Lanes, Recurrence, Vectorised};
+use super::simd::{dispatch, Element, Isa, Lanes, Vectorised};
 
 /// What a forward pass reads and writes.
 pub(crate) struct Forward<'a, F: Form, O> {
@@ -41,6 +40,8 @@ impl<F: Form, O: Element<Acc = F::Acc>> Forward<'_, F, O> {
 
 struct Scratch<F: Form> {
     h: Vec<F::Acc>,
+    /// The state before a tile that is gone through.
+    before: Vec<F::Acc>,
     /// Of the strands of a tile.
     composites: [Composite<F::Acc>; STRANDS],
     rows: F::Rows,
@@ -50,8 +51,8 @@ struct Scratch<F: Form> {
 
 impl<F: Form> Default for Scratch<F> {
     fn default() -> Self {
-        let (h, kept) = Default::default();
-        Self { h, composites: Default::default(), rows: F::Rows::default(), kept }
+        let (h, before, kept) = Default::default();
+        Self { h, before, composites: Default::default(), rows: F::Rows::default(), kept }
     }
 }
 
@@ -67,7 +68,7 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
 
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Self { scan, chain, job, scratch: Scratch { h, composites, rows, kept } } = self;
+        let Self { scan, chain, job, scratch: Scratch { h, before, composites, rows, kept } } = self;
         let sequence = &scan.plan.sequences[job.sequence];
         let (columns, width) = (&job.columns, job.columns.len());
         let state = sequence.index * scan.channels + columns.start;
@@ -96,11 +97,11 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
                 }
             }
         }
-        let before = match job.tile {
+        let first = match job.tile {
             0 => scan.h0.map(|h0| &h0[state..state + width]),
             tile => Some(chain.wait(tile, sequence.index)),
         };
-        begin(h, before, width);
+        begin(h, first, width);
         if !job.last {
             for (strand, composite) in composites[..strands].iter_mut().enumerate() {
                 composite.carry_over(&h[strand * width..]);
@@ -120,7 +121,8 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
             }
             let state_wanted =
                 !(steps.end - job.steps.start).is_multiple_of(strand_len) || (job.last && scan.last.is_some());
-            if scan.y.is_none() && !state_wanted {
+            let tile = job.tile_around(&steps);
+            if scan.y.is_none() && !state_wanted && tile.is_none() {
                 continue;
             }
             let place = sequence.place(&steps, columns);
@@ -129,52 +131,36 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
             // SAFETY: all blocks are of this place, to which no other job writes; the caller vouches for the processor.
             unsafe {
                 let y = scan.y.map(|y| y.block(place.batch * scan.len * scan.channels, scan.channels, &place));
-                match F::KEEP && !job.last {
-                    false => advance::<I, _, O>(terms, h, y, size),
-                    true => advance::<I, _, O>(Kept::<_, false>::new(terms, kept, part(&steps), width), h, y, size),
+                match (&tile, F::KEEP && !job.last) {
+                    (None, false) => advance::<I, _, O>(terms, h, y, size),
+                    (None, true) => {
+                        advance::<I, _, O>(Kept::<_, false>::new(terms, kept, part(&steps), width), h, y, size)
+                    }
+                    (Some(tile), _) => {
+                        if steps.start == tile.start {
+                            begin(before, Some(h), width);
+                            composites[0].clear(width);
+                        }
+                        advance_composing::<I, _, O>(terms, h, &mut composites[0], y, size);
+                    }
                 }
+            }
+            // what another thread would have handed over at the end of the tile
+            if let Some(tile) = tile.filter(|tile| steps.end == tile.end) {
+                let composite = &mut composites[0];
+                if !composite.is_finite() {
+                    let place = sequence.place(&tile, columns);
+                    let steps = Forwards { terms: scan.form.terms(&place, rows), fetch_readout: false };
+                    // SAFETY: all blocks are of this place; the caller vouches for the processor.
+                    unsafe { composite.compose::<I, _>(&steps, place.rows(), width) };
+                }
+                composite.carry_over(before);
+                h.copy_from_slice(&composite.state);
             }
         }
         if let (true, Some(last)) = (job.last, scan.last) {
             // SAFETY: no other job ends this sequence in these columns.
             copy(h, unsafe { last.row(state, width) });
-        }
-    }
-}
-
-/// Advances the states of strands over their steps, and reads out of them into `y`.
-///
-/// # Safety
-/// The terms, the states and `y` must have as many, nobody else may write to `y`, and the processor must have the
-/// instruction set.
-#[inline(always)]
-unsafe fn advance<I: Isa, X: Terms, O: Element<Acc = X::Acc>>(
-    terms: X,
-    h: &mut [X::Acc],
-    y: Option<BlockMut<O>>,
-    size: (usize, usize, usize),
-) {
-    let h = Pointer::to_mut(h);
-    // SAFETY: passed on to the caller.
-    unsafe {
-        match y {
-            None => sweep_strands::<I, X, _>(&Advance { terms, h }, size),
-            Some(y) => sweep_strands::<I, X, _>(&Output { advance: Advance { terms: terms.all(), h }, y }, size),
-        }
-    }
-}
-
-/// Runs a recurrence of some terms over one strand, or over two side by side, which are of cheap terms.
-///
-/// # Safety
-/// As for [`sweep`], with carries for every strand.
-#[inline(always)]
-unsafe fn sweep_strands<I: Isa, X: Terms, K: Recurrence>(kernel: &K, (strands, rows, width): (usize, usize, usize)) {
-    // SAFETY: passed on to the caller.
-    unsafe {
-        match X::CHEAP && strands == STRANDS {
-            true => sweep_narrow::<I, _, STRANDS>(kernel, rows, width),
-            false => sweep::<I, _>(kernel, strands * rows, width),
         }
     }
 }
@@ -191,73 +177,6 @@ pub(crate) fn begin<A: Copy + Default>(carry: &mut Vec<A>, before: Option<&[A]>,
 pub(crate) fn copy<A: Copy>(from: &[A], to: &mut [MaybeUninit<A>]) {
     for (from, to) in from.iter().zip(to) {
         to.write(*from);
-    }
-}
-
-/// `h = gate h + drive`.
-pub(crate) struct Advance<X: Terms> {
-    pub terms: X,
-    pub h: Pointer<*mut X::Acc>,
-}
-
-impl<X: Terms> Recurrence for Advance<X> {
-    type Acc = X::Acc;
-    type Carry<V: Copy> = V;
-
-    #[inline(always)]
-    unsafe fn load<I: Isa>(&self, at: usize) -> I::V<X::Acc> {
-        // SAFETY: within the row, says the caller.
-        unsafe { I::read(self.h.add(at)) }
-    }
-
-    #[inline(always)]
-    unsafe fn row<I: Isa>(&self, row: isize, at: usize, h: I::V<X::Acc>) -> I::V<X::Acc> {
-        // SAFETY: within the blocks, says the caller.
-        unsafe {
-            let drive = self.terms.drive::<I>(row, at);
-            self.terms.gate::<I>(row, at).mul(h).add(drive).flush()
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store<I: Isa>(&self, at: usize, h: I::V<X::Acc>) {
-        // SAFETY: within the row, says the caller.
-        unsafe { I::write(h, self.h.add(at)) }
-    }
-}
-
-/// `y = readout h` of the advanced state.
-struct Output<X: Terms, O> {
-    advance: Advance<X>,
-    y: BlockMut<O>,
-}
-
-impl<X: Terms, O: Element<Acc = X::Acc>> Recurrence for Output<X, O> {
-    type Acc = X::Acc;
-    type Carry<V: Copy> = V;
-    const LONG: bool = X::LONG;
-
-    #[inline(always)]
-    unsafe fn load<I: Isa>(&self, at: usize) -> I::V<X::Acc> {
-        // SAFETY: passed on to the caller.
-        unsafe { self.advance.load::<I>(at) }
-    }
-
-    #[inline(always)]
-    unsafe fn row<I: Isa>(&self, row: isize, at: usize, h: I::V<X::Acc>) -> I::V<X::Acc> {
-        // SAFETY: within the blocks, says the caller.
-        unsafe {
-            self.y.fetch_ahead::<I>(row, at);
-            let h = self.advance.row::<I>(row, at, h);
-            I::write(self.advance.terms.readout::<I>(row, at).mul(h), self.y.at(row, at));
-            h
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store<I: Isa>(&self, at: usize, h: I::V<X::Acc>) {
-        // SAFETY: passed on to the caller.
-        unsafe { self.advance.store::<I>(at, h) }
     }
 }
 

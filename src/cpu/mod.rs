@@ -2,6 +2,7 @@
 //!
 //! A forward and a backward pass exist once each, for every [`form`] of the scan.
 
+mod advance;
 mod backward_pass;
 mod block;
 mod buffer;
@@ -102,7 +103,7 @@ fn run_forward<F: Form, O: Element<Acc = F::Acc>>(
     let h0 = h0.map(Held::new);
     let y = y.then(|| Buffer::<O>::new(p.batch * p.len * p.channels)).transpose()?;
     let last = last.then(|| Buffer::new(p.num_sequences() * p.channels)).transpose()?;
-    let plan = Plan::new(p)?;
+    let plan = Plan::forward(p)?;
     let saved = save.then(|| Buffer::new(plan.chunks * p.channels)).transpose()?;
     let pass = forward_pass::Forward {
         plan: &plan,

@@ -54,10 +54,21 @@ pub(crate) struct Job {
     pub sequence: usize,
     pub columns: Range<usize>,
     pub steps: Range<usize>,
-    /// Which tile of time it is: the state before it is the one after its predecessor.
+    /// Which tile of time it begins with: the state before it is the one after its predecessor.
     pub tile: usize,
     /// Whether the sequence ends with it.
     pub last: bool,
+    /// Steps of the tiles that it goes through, where it has all of its columns.
+    pub through: Option<usize>,
+}
+
+impl Job {
+    /// The whole tile around some steps, where there are several and it is not the last one.
+    pub fn tile_around(&self, steps: &Range<usize>) -> Option<Range<usize>> {
+        let len = self.through?;
+        let start = steps.start / len * len;
+        (start + len < self.steps.end).then_some(start..start + len)
+    }
 }
 
 /// The work of a scan.
@@ -109,6 +120,15 @@ fn chunk_len(p: &Problem) -> usize {
 impl Plan {
     /// That of a scan which has steps.
     pub fn new(p: &Problem) -> Result<Self> {
+        Self::with_jobs(p, false)
+    }
+
+    /// That of a forward pass, in which a thread may go through the tiles of a sequence.
+    pub fn forward(p: &Problem) -> Result<Self> {
+        Self::with_jobs(p, true)
+    }
+
+    fn with_jobs(p: &Problem, forward: bool) -> Result<Self> {
         let chunk_len = chunk_len(p);
         let mut sequences: Vec<Sequence> = memory(p.num_sequences())?;
         let mut chunks = 0;
@@ -123,9 +143,11 @@ impl Plan {
         let elements: usize = sequences.iter().map(|s| s.len * p.channels).sum();
         let threads = rayon::current_num_threads().min(elements / TILE + 1);
         let groups = column_groups(p.channels, sequences.len(), threads);
+        // in groups of columns, memory loses more than what is gained
+        let through = forward && p.channels > NARROW && groups.len() == 1 && shared_out(&sequences, threads);
         let mut jobs = memory(sequences.len() * groups.len())?;
         for sequence in &sequences {
-            jobs.extend(jobs_of(sequence, p.channels, &groups));
+            jobs.extend(jobs_of(sequence, p.channels, &groups, through));
         }
         // time-major: when a job starts, its predecessor has at least been started
         jobs.sort_by_key(|job| job.tile);
@@ -139,30 +161,41 @@ impl Plan {
     }
 }
 
-/// The jobs of a sequence: its groups of columns, or its tiles of time where it is narrow and long.
-fn jobs_of(sequence: &Sequence, channels: usize, groups: &[Range<usize>]) -> Vec<Job> {
+/// The jobs of a sequence: its groups of columns, or its tiles of time where it is narrow and long and these are not gone
+/// through.
+fn jobs_of(sequence: &Sequence, channels: usize, groups: &[Range<usize>], through: bool) -> Vec<Job> {
     let (index, len) = (sequence.index, sequence.len);
-    match is_tiled(len, channels) {
-        false => {
+    let tile_len = is_tiled(len, channels).then(|| tile_len(channels));
+    match tile_len.filter(|_| !through) {
+        None => {
             let job = |columns: &Range<usize>| Job {
                 sequence: index,
                 columns: columns.clone(),
                 steps: 0..len,
                 tile: 0,
                 last: true,
+                through: tile_len,
             };
             groups.iter().map(job).collect()
         }
-        true => {
-            let tile_len = tile_len(channels);
+        Some(tile_len) => {
             let tiles = len.div_ceil(tile_len);
             let job = |tile: usize| {
                 let steps = tile * tile_len..len.min((tile + 1) * tile_len);
-                Job { sequence: index, columns: 0..channels, steps, tile, last: tile + 1 == tiles }
+                Job { sequence: index, columns: 0..channels, steps, tile, last: tile + 1 == tiles, through: None }
             };
             (0..tiles).map(job).collect()
         }
     }
+}
+
+/// Whether all threads get about as much to do if each takes whole sequences.
+fn shared_out(sequences: &[Sequence], threads: usize) -> bool {
+    let steps: usize = sequences.iter().map(|s| s.len).sum();
+    let longest = sequences.iter().map(|s| s.len).max().unwrap_or(0);
+    let equal = longest * sequences.len() == steps && sequences.len().is_multiple_of(threads);
+    // otherwise those that end last are to be a small part of all
+    threads == 1 || equal || 8 * threads * longest <= steps
 }
 
 /// Groups of columns, so that all threads get the same share of the sequences.

@@ -30,6 +30,10 @@ impl<F: Form> Form for Recomputed<F> {
     }
 }
 
+fn with_threads<R: Send>(threads: usize, run: impl FnOnce() -> R + Send) -> R {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool").install(run)
+}
+
 /// Pre-activations of a sequence, which are the same at every step where `constant`.
 fn draw(rng: &mut SmallRng, (len, channels): (usize, usize), constant: bool, dtype: DType) -> Result<Tensor> {
     let (rows, columns) = (if constant { 1 } else { len }, PARTS * channels);
@@ -52,7 +56,8 @@ fn bits(p: &Problem, forward: Forward) -> Result<[Vec<u64>; 3]> {
     Ok([of(y)?, of(last)?, of(forward.saved.expect("they were wanted"))?])
 }
 
-/// Checks that a scan whose sequences have at most so many tiles gives the same bits with kept and recomputed terms.
+/// Checks that a scan whose sequences have at most so many tiles gives the same bits with kept and recomputed terms, and where a
+/// thread goes through the tiles of a sequence, which one alone does and three do not, with sequences as few or unequal.
 fn assert_same<T: Element>(scan: &Scan, p: &Tensor, tiles: usize) -> Result<()> {
     const { assert!(Gated::<T>::KEEP && !Recomputed::<Gated<T>>::KEEP) };
     let problem = scan.gated_problem(p, None)?;
@@ -61,12 +66,16 @@ fn assert_same<T: Element>(scan: &Scan, p: &Tensor, tiles: usize) -> Result<()> 
     let what = format!("{:?} of {:?}, {scan:?}", p.dtype(), p.dims());
     assert_eq!(Plan::new(&problem)?.tiles, tiles, "{what}");
     let (held, h0) = (HeldGated::<T>::new(&problem, &inputs), inputs.h0.as_ref());
-    let kept = run_forward::<_, T>(&problem, held.form()?, h0, true, true, true)?;
-    let recomputed = run_forward::<_, T>(&problem, Recomputed(held.form()?), h0, true, true, true)?;
-    let results = bits(&problem, kept)?.into_iter().zip(bits(&problem, recomputed)?);
-    for (name, (kept, recomputed)) in ["y", "last", "saved"].into_iter().zip(results) {
-        let differ = kept.iter().zip(&recomputed).filter(|(kept, recomputed)| kept != recomputed).count();
-        assert_eq!((differ, kept.len()), (0, recomputed.len()), "{name} of {what}");
+    let kept = || run_forward::<_, T>(&problem, held.form()?, h0, true, true, true);
+    let recomputed = || run_forward::<_, T>(&problem, Recomputed(held.form()?), h0, true, true, true);
+    let expected = bits(&problem, with_threads(3, kept)?)?;
+    for (how, got) in [("recomputed", with_threads(3, recomputed)?), ("gone through", with_threads(1, kept)?)] {
+        for (name, (got, expected)) in
+            ["y", "last", "saved"].into_iter().zip(bits(&problem, got)?.iter().zip(&expected))
+        {
+            let differ = got.iter().zip(expected).filter(|(got, expected)| got != expected).count();
+            assert_eq!((differ, got.len()), (0, expected.len()), "{name} of {what}, {how}");
+        }
     }
     Ok(())
 }
