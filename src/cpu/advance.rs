@@ -5,7 +5,7 @@ use super::compose::Composite;
 use super::form::Terms;
 use super::plan::STRANDS;
 use super::pointer::Pointer;
-use super::simd::{sweep, sweep_narrow, Element, Isa, Lanes, Recurrence};
+use super::simd::{sweep, sweep_narrow, sweep_rows, Element, Isa, Lanes, Recurrence};
 
 /// Advances the states of strands over their steps, and reads out of them into `y`.
 ///
@@ -29,7 +29,7 @@ pub(crate) unsafe fn advance<I: Isa, X: Terms, O: Element<Acc = X::Acc>>(
     }
 }
 
-/// The same of one strand, whose steps are composed as well.
+/// Advances the states of one strand, composes its steps meanwhile, and reads out into `y`.
 ///
 /// # Safety
 /// As for [`advance`], with as many channels in the composite.
@@ -38,21 +38,14 @@ pub(crate) unsafe fn advance_composing<I: Isa, X: Terms, O: Element<Acc = X::Acc
     terms: X,
     h: &mut [X::Acc],
     composite: &mut Composite<X::Acc>,
-    y: Option<BlockMut<O>>,
-    (_, rows, width): (usize, usize, usize),
+    y: BlockMut<O>,
+    rows: usize,
 ) {
-    let (h, product, state) =
-        (Pointer::to_mut(h), Pointer::to_mut(&mut composite.product), Pointer::to_mut(&mut composite.state));
+    let width = h.len();
+    let (product, state) = (Pointer::to_mut(&mut composite.product), Pointer::to_mut(&mut composite.state));
+    let advance = AdvanceComposing { advance: Advance { terms: terms.all(), h: Pointer::to_mut(h) }, product, state };
     // SAFETY: passed on to the caller.
-    unsafe {
-        match y {
-            None => sweep::<I, _>(&AdvanceComposing { advance: Advance { terms, h }, product, state }, rows, width),
-            Some(y) => {
-                let advance = AdvanceComposing { advance: Advance { terms: terms.all(), h }, product, state };
-                sweep::<I, _>(&Output { advance, y }, rows, width);
-            }
-        }
-    }
+    unsafe { sweep_rows::<I, _>(&Output { advance, y }, rows, width) };
 }
 
 /// Runs a recurrence of some terms over one strand, or over two side by side, which are of cheap terms.
@@ -102,7 +95,8 @@ impl<X: Terms> Recurrence for Advance<X> {
     }
 }
 
-/// The same, with the composite of the steps. It is what a thread computes that has only this tile, to the last bit.
+/// The same, with the composite of the steps: [`Compose`](super::compose) with resets, which it does without where they change
+/// nothing.
 struct AdvanceComposing<X: Terms> {
     advance: Advance<X>,
     product: Pointer<*mut X::Acc>,
@@ -131,7 +125,8 @@ impl<X: Terms> Recurrence for AdvanceComposing<X> {
         unsafe {
             let drive = self.advance.terms.drive::<I>(row, at);
             let gate = self.advance.terms.gate::<I>(row, at);
-            (gate.mul(h).add(drive).flush(), product.mul(gate).flush(), gate.mul(state).add(drive).flush())
+            let product = product.keep_zero(gate.keep_zero(product.mul(gate))).flush();
+            (gate.mul(h).add(drive).flush(), product, gate.mul(state).add(drive).flush())
         }
     }
 

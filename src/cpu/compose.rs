@@ -27,7 +27,7 @@ impl<A: Accumulator> Composite<A> {
 
     /// Whether no product is infinite or NaN.
     #[inline(always)]
-    pub fn is_finite(&self) -> bool {
+    fn is_finite(&self) -> bool {
         let mut finite = true;
         for product in &self.product {
             finite &= product.to_f64().is_finite();

@@ -121,41 +121,35 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
             }
             let state_wanted =
                 !(steps.end - job.steps.start).is_multiple_of(strand_len) || (job.last && scan.last.is_some());
-            let tile = job.tile_around(&steps);
-            if scan.y.is_none() && !state_wanted && tile.is_none() {
+            if scan.y.is_none() && !state_wanted {
                 continue;
             }
+            // jobs go through tiles only where that saves more than a second reading, and for `y`
+            let tile = if F::KEEP { job.tile_around(&steps) } else { None };
             let place = sequence.place(&steps, columns);
             let size = (count, place.rows() / count, width);
             let terms = scan.form.terms(&place, rows);
             // SAFETY: all blocks are of this place, to which no other job writes; the caller vouches for the processor.
             unsafe {
                 let y = scan.y.map(|y| y.block(place.batch * scan.len * scan.channels, scan.channels, &place));
-                match (&tile, F::KEEP && !job.last) {
-                    (None, false) => advance::<I, _, O>(terms, h, y, size),
-                    (None, true) => {
-                        advance::<I, _, O>(Kept::<_, false>::new(terms, kept, part(&steps), width), h, y, size)
-                    }
-                    (Some(tile), _) => {
+                match (&tile, y) {
+                    (Some(tile), Some(y)) => {
                         if steps.start == tile.start {
                             begin(before, Some(h), width);
                             composites[0].clear(width);
                         }
-                        advance_composing::<I, _, O>(terms, h, &mut composites[0], y, size);
+                        advance_composing::<I, _, O>(terms, h, &mut composites[0], y, size.1);
                     }
+                    (_, y) if F::KEEP && !job.last => {
+                        advance::<I, _, O>(Kept::<_, false>::new(terms, kept, part(&steps), width), h, y, size)
+                    }
+                    (_, y) => advance::<I, _, O>(terms, h, y, size),
                 }
             }
             // what another thread would have handed over at the end of the tile
-            if let Some(tile) = tile.filter(|tile| steps.end == tile.end) {
-                let composite = &mut composites[0];
-                if !composite.is_finite() {
-                    let place = sequence.place(&tile, columns);
-                    let steps = Forwards { terms: scan.form.terms(&place, rows), fetch_readout: false };
-                    // SAFETY: all blocks are of this place; the caller vouches for the processor.
-                    unsafe { composite.compose::<I, _>(&steps, place.rows(), width) };
-                }
-                composite.carry_over(before);
-                h.copy_from_slice(&composite.state);
+            if tile.is_some_and(|tile| steps.end == tile.end) {
+                composites[0].carry_over(before);
+                h.copy_from_slice(&composites[0].state);
             }
         }
         if let (true, Some(last)) = (job.last, scan.last) {

@@ -103,7 +103,7 @@ fn run_forward<F: Form, O: Element<Acc = F::Acc>>(
     let h0 = h0.map(Held::new);
     let y = y.then(|| Buffer::<O>::new(p.batch * p.len * p.channels)).transpose()?;
     let last = last.then(|| Buffer::new(p.num_sequences() * p.channels)).transpose()?;
-    let plan = Plan::forward(p)?;
+    let plan = if F::KEEP && y.is_some() { Plan::going_through(p)? } else { Plan::new(p)? };
     let saved = save.then(|| Buffer::new(plan.chunks * p.channels)).transpose()?;
     let pass = forward_pass::Forward {
         plan: &plan,

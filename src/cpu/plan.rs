@@ -123,12 +123,13 @@ impl Plan {
         Self::with_jobs(p, false)
     }
 
-    /// That of a forward pass, in which a thread may go through the tiles of a sequence.
-    pub fn forward(p: &Problem) -> Result<Self> {
+    /// That of a forward pass which computes `y`, with threads that go through all tiles of a sequence where there are enough
+    /// sequences for all of them.
+    pub fn going_through(p: &Problem) -> Result<Self> {
         Self::with_jobs(p, true)
     }
 
-    fn with_jobs(p: &Problem, forward: bool) -> Result<Self> {
+    fn with_jobs(p: &Problem, through: bool) -> Result<Self> {
         let chunk_len = chunk_len(p);
         let mut sequences: Vec<Sequence> = memory(p.num_sequences())?;
         let mut chunks = 0;
@@ -144,7 +145,7 @@ impl Plan {
         let threads = rayon::current_num_threads().min(elements / TILE + 1);
         let groups = column_groups(p.channels, sequences.len(), threads);
         // in groups of columns, memory loses more than what is gained
-        let through = forward && p.channels > NARROW && groups.len() == 1 && shared_out(&sequences, threads);
+        let through = through && p.channels > NARROW && groups.len() == 1 && shared_out(&sequences, threads);
         let mut jobs = memory(sequences.len() * groups.len())?;
         for sequence in &sequences {
             jobs.extend(jobs_of(sequence, p.channels, &groups, through));

@@ -254,6 +254,25 @@ pub(crate) unsafe fn sweep<I: Isa, K: Recurrence>(kernel: &K, rows: usize, width
     }
 }
 
+/// Runs a recurrence over `rows` rows of `width` channels, one row after another.
+///
+/// # Safety
+/// As for [`sweep`].
+#[inline(always)]
+pub(crate) unsafe fn sweep_rows<I: Isa, K: Recurrence>(kernel: &K, rows: usize, width: usize) {
+    let lanes = <I::V<K::Acc>>::LEN;
+    let vectors = width / lanes;
+    // SAFETY: as in `sweep`.
+    unsafe {
+        for row in 0..rows as isize {
+            kernel.whole_row::<I>(row, vectors);
+        }
+        for at in vectors * lanes..width {
+            sweep_columns::<Scalar, K, 1, 1>(kernel, (rows, width), at);
+        }
+    }
+}
+
 /// Runs a recurrence over `S` strands side by side: the rows and the carries of one lie after those of another. Rows have one
 /// or two vectors, and are taken a vector at a time.
 ///
