@@ -73,10 +73,8 @@ struct Backward {
             saved = 0;
             return;
         }
-        const int64_t spacing = int64_t{1} << params.saved_shift;
-        const int64_t saved_rows = (params.length + spacing - 1) >> params.saved_shift;
         copy_async<sizeof(Acc)>(&saved, static_cast<const Acc*>(params.saved_states) +
-                                            (place.batch * saved_rows + place.chunk) * params.channels + channel);
+                                            params.saved_row(place.batch, place.chunk) * params.channels + channel);
     }
 
     QUICK_SSM_BOTH static constexpr Moment moment(int input) {

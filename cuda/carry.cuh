@@ -40,8 +40,7 @@ struct CarryOperator {
     // The product over a segment or over stretches, factor by factor, where nothing but the product waits for the one before;
     // `gate_of` turns what comes out into a gate.
     QUICK_SSM_DEVICE static Acc multiply(Acc first, Acc second) {
-        if constexpr (kCuts) return product(first, gate(second));
-        return first * second;
+        return multiply_stretches(first, gate(second));
     }
     QUICK_SSM_DEVICE static Acc multiply_stretches(Acc first, Acc second) {
         if constexpr (kCuts) return product(first, second);

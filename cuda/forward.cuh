@@ -198,8 +198,7 @@ private:
     QUICK_SSM_DEVICE static void save(const Params& params, const TileRows& rows, const Acc (&h)[kVector]) {
         const int64_t spacing = int64_t{1} << params.saved_shift, time = rows.first();
         if (!params.saved_states || (time & (spacing - 1)) != 0 || time >= params.length) return;
-        const int64_t saved_rows = (params.length + spacing - 1) >> params.saved_shift;
-        rows.store_state(params.saved_states, rows.batch() * saved_rows + (time >> params.saved_shift), h);
+        rows.store_state(params.saved_states, params.saved_row(rows.batch(), time >> params.saved_shift), h);
     }
 };
 

@@ -87,6 +87,11 @@ struct Params {
     Divisor by_columns;      // batch * channel_tiles
     Divisor by_channel_tiles;
     LookBackPlan look_back;
+
+    // The row of `saved_states` that holds the state before a backward tile of an element of the batch.
+    QUICK_SSM_BOTH int64_t saved_row(int64_t element, int64_t tile) const {
+        return element * ((length + (int64_t{1} << saved_shift) - 1) >> saved_shift) + tile;
+    }
 };
 static_assert(sizeof(Params) == 6 * 32 + 15 * 8 + 2 * 8 + 8 * 4 + 2 * 8 + 24, "mirrored in Rust, without padding");
 

@@ -109,7 +109,7 @@ impl Kernel {
         let batch = small("a batch", batch as u64)?;
         let channels = small("channels", channels as u64)?;
         let chunks = small("chunks of time", (len as u64).div_ceil(tile.len().into()))?;
-        let channel_tiles = channels.div_ceil(tile.channels());
+        let channel_tiles = self.channel_tiles(channels);
         let columns = small("tiles", u64::from(batch) * u64::from(channel_tiles))?;
         small("tiles", u64::from(columns) * u64::from(chunks))?;
         Ok(self.cut_channels(Params {
@@ -127,9 +127,13 @@ impl Kernel {
         }))
     }
 
+    fn channel_tiles(self, channels: u32) -> u32 {
+        channels.div_ceil(self.tile.channels())
+    }
+
     /// Cuts the channels for these kernels, and leaves how carries are combined.
     pub(super) fn cut_channels(self, params: Params) -> Params {
-        let channel_tiles = params.channels.div_ceil(self.tile.channels());
+        let channel_tiles = self.channel_tiles(params.channels);
         Params {
             channel_tiles,
             by_columns: Divisor::new(params.batch * channel_tiles),
