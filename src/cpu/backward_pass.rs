@@ -202,6 +202,7 @@ struct States<'a, X: Terms, G> {
 impl<X: Terms, G: Element> Recurrence for States<'_, X, G> {
     type Acc = X::Acc;
     type Carry<V: Copy> = V;
+    const LONG: bool = X::LONG;
 
     #[inline(always)]
     unsafe fn load<I: Isa>(&self, at: usize) -> I::V<X::Acc> {

@@ -87,17 +87,15 @@ impl<T: Element, const ALL: bool> GatedTerms<'_, T, ALL> {
         }
     }
 
-    /// Fetches all parts of a row to come, those of a whole row in the order in which they lie in memory: that is faster than
-    /// at five places at a time.
+    /// Where the cache lines of all parts are, from a channel of the first part on, when every vector asks for as many: in a
+    /// whole row, in the order in which they lie in memory, which is faster than at five places at a time.
     #[inline(always)]
-    fn fetch_all<I: Isa>(&self, row: isize, at: usize) {
+    fn all_parts<I: Isa>(&self, at: usize) -> [usize; PARTS] {
         let (first, step) = match self.bias.len() == self.part {
             true => (PARTS * at, <I::V<T::Acc>>::LEN),
             false => (at, self.part),
         };
-        for n in 0..PARTS {
-            I::prefetch(self.a.ahead(row, first + n * step));
-        }
+        std::array::from_fn(|n| first + n * step)
     }
 }
 
@@ -115,7 +113,9 @@ impl<'s, T: Element, const ALL: bool> Terms for GatedTerms<'s, T, ALL> {
     #[inline(always)]
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
         if ALL {
-            self.fetch_all::<I>(row, at);
+            for channel in self.all_parts::<I>(at) {
+                I::prefetch(self.a.ahead(row, channel));
+            }
         }
         // SAFETY: passed on to the caller.
         unsafe { logistic::<T, _>(self.a::<I>(row, at)) }
@@ -210,6 +210,7 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
     type Acc = T::Acc;
     /// `z`, and the gradient of the bias.
     type Carry<V: Copy> = (V, V);
+    const LONG: bool = size_of::<T>() < size_of::<T::Acc>();
 
     #[inline(always)]
     unsafe fn load<I: Isa>(&self, at: usize) -> (I::V<T::Acc>, I::V<T::Acc>) {
@@ -243,17 +244,24 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
             if let Some(y) = self.y {
                 I::write(readout.mul(I::read(h.at(row, at))), y.at(row, at));
             }
+            if let Some([first, ..]) = self.dp {
+                for channel in self.terms.all_parts::<I>(at) {
+                    I::prefetch_for_write(first.ahead(row, channel));
+                }
+            }
             if self.dp.is_some() || self.d_bias.is_some() {
                 let da = I::read(h.at(row + 1, at)).mul(dh).mul(a.slope());
                 d_bias = d_bias.add(da);
                 if let Some(dp) = self.dp {
                     let (d, u) = (sigmoid::<T, _>(I::read(d.at(row, at))), I::read(u.at(row, at)));
                     let dc = I::read(h.at(row, at)).mul(g);
-                    I::write(da, dp[0].at(row, at));
-                    I::write(u.mul(dh).mul(d.slope()), dp[1].at(row, at));
-                    I::write(d.value.mul(dh), dp[2].at(row, at));
-                    I::write(dc.mul(cb).mul(gate.value.add(silu.mul(gate.complement))), dp[3].at(row, at));
-                    I::write(dc.mul(silu), dp[4].at(row, at));
+                    let (dd, du) = (u.mul(dh).mul(d.slope()), d.value.mul(dh));
+                    let dca = dc.mul(cb).mul(gate.value.add(silu.mul(gate.complement)));
+                    // written after all of them: rounding to half precision may branch, and a branch ends what is
+                    // computed in two vectors at once
+                    for (part, gradient) in dp.iter().zip([da, dd, du, dca, dc.mul(silu)]) {
+                        I::write(gradient, part.at(row, at));
+                    }
                 }
             }
             (a.value.mul(dh).flush(), d_bias)
