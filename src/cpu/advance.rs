@@ -1,7 +1,7 @@
 //! The steps of a forward pass: states advanced, composed meanwhile, and read out.
 
 use super::block::BlockMut;
-use super::compose::Composite;
+use super::compose::{with_resets, Composite};
 use super::form::Terms;
 use super::plan::STRANDS;
 use super::pointer::Pointer;
@@ -63,6 +63,12 @@ unsafe fn sweep_strands<I: Isa, X: Terms, K: Recurrence>(kernel: &K, (strands, r
     }
 }
 
+/// The state after a step.
+#[inline(always)]
+fn advanced<A, V: Lanes<A>>(gate: V, drive: V, h: V) -> V {
+    gate.mul(h).add(drive).flush()
+}
+
 /// `h = gate h + drive`.
 pub(crate) struct Advance<X: Terms> {
     pub terms: X,
@@ -84,7 +90,7 @@ impl<X: Terms> Recurrence for Advance<X> {
         // SAFETY: within the blocks, says the caller.
         unsafe {
             let drive = self.terms.drive::<I>(row, at);
-            self.terms.gate::<I>(row, at).mul(h).add(drive).flush()
+            advanced(self.terms.gate::<I>(row, at), drive, h)
         }
     }
 
@@ -95,8 +101,7 @@ impl<X: Terms> Recurrence for Advance<X> {
     }
 }
 
-/// The same, with the composite of the steps: [`Compose`](super::compose) with resets, which it does without where they change
-/// nothing.
+/// The same, with the composite of the steps.
 struct AdvanceComposing<X: Terms> {
     advance: Advance<X>,
     product: Pointer<*mut X::Acc>,
@@ -125,8 +130,7 @@ impl<X: Terms> Recurrence for AdvanceComposing<X> {
         unsafe {
             let drive = self.advance.terms.drive::<I>(row, at);
             let gate = self.advance.terms.gate::<I>(row, at);
-            let product = product.keep_zero(gate.keep_zero(product.mul(gate))).flush();
-            (gate.mul(h).add(drive).flush(), product, gate.mul(state).add(drive).flush())
+            (advanced(gate, drive, h), with_resets(product, gate).flush(), advanced(gate, drive, state))
         }
     }
 

@@ -93,6 +93,12 @@ pub(crate) trait Steps {
     fn begin<V: Lanes<Self::Acc>>(step: (V, V)) -> V;
 }
 
+/// The product of some gates and one more: zero if one of them is, whatever the others are.
+#[inline(always)]
+pub(crate) fn with_resets<A, V: Lanes<A>>(product: V, gate: V) -> V {
+    product.keep_zero(gate.keep_zero(product.mul(gate)))
+}
+
 /// `ROWS` steps more in a composite, of which every row of the recurrence consists.
 ///
 /// With `RESETS` a gate of zero wins over infinity. Where all products [are finite](Composite::is_finite) in the end they
@@ -126,9 +132,8 @@ impl<S: Steps, const ROWS: usize, const RESETS: bool> Recurrence for Compose<'_,
         unsafe {
             let step = self.steps.step::<I>(first, at);
             if ROWS == 1 {
-                let next = product.mul(step.0);
-                let next = if RESETS { product.keep_zero(step.0.keep_zero(next)) } else { next };
-                return (next.flush(), S::advance(step, state).flush());
+                let product = if RESETS { with_resets(product, step.0) } else { product.mul(step.0) };
+                return (product.flush(), S::advance(step, state).flush());
             }
             let (mut gates, mut from_zero) = (step.0, S::begin(step));
             for row in 1..ROWS as isize {
