@@ -36,13 +36,13 @@ impl<P: Raw> Strided<'_, P> {
         }
     }
 
-    /// The rows from this one on.
+    /// The rows from this one on, of those that there are.
     #[inline(always)]
     pub fn at_row(&self, row: isize) -> Self {
         Self {
             first: self.first.offset(row * self.stride),
             #[cfg(debug_assertions)]
-            size: (self.size.0 - row as usize, self.size.1),
+            size: (self.size.0.saturating_sub(row as usize), self.size.1),
             ..*self
         }
     }

@@ -62,6 +62,7 @@ pub(crate) unsafe fn sweep<I: Isa, K: Recurrence>(kernel: &K, rows: usize, width
     // SAFETY: passed on to the caller; the channels are below `width`.
     unsafe {
         match vectors {
+            0 => {}
             1 => sweep_columns::<I, K, 1, 1>(kernel, size, 0),
             2 => sweep_columns::<I, K, 2, 1>(kernel, size, 0),
             4 => sweep_columns::<I, K, 4, 1>(kernel, size, 0),
