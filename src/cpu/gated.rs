@@ -87,15 +87,14 @@ impl<T: Element, const ALL: bool> GatedTerms<'_, T, ALL> {
         }
     }
 
-    /// Where the cache lines of all parts are, from a channel of the first part on, when every vector asks for as many: in a
-    /// whole row, in the order in which they lie in memory, which is faster than at five places at a time.
+    /// Where the cache lines of all parts are when every vector asks for as many, from a channel of the first part on, and how
+    /// far apart: in a whole row, in the order in which they lie in memory, which is faster than at five places at a time.
     #[inline(always)]
-    fn all_parts<I: Isa>(&self, at: usize) -> [usize; PARTS] {
-        let (first, step) = match self.bias.len() == self.part {
+    fn all_parts<I: Isa>(&self, at: usize) -> (usize, usize) {
+        match self.bias.len() == self.part {
             true => (PARTS * at, <I::V<T::Acc>>::LEN),
             false => (at, self.part),
-        };
-        std::array::from_fn(|n| first + n * step)
+        }
     }
 }
 
@@ -113,8 +112,9 @@ impl<'s, T: Element, const ALL: bool> Terms for GatedTerms<'s, T, ALL> {
     #[inline(always)]
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
         if ALL {
-            for channel in self.all_parts::<I>(at) {
-                I::prefetch(self.a.ahead(row, channel));
+            let (first, step) = self.all_parts::<I>(at);
+            for n in 0..PARTS {
+                I::prefetch(self.a.ahead(row, first + n * step));
             }
         }
         // SAFETY: passed on to the caller.
@@ -244,9 +244,10 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
             if let Some(y) = self.y {
                 I::write(readout.mul(I::read(h.at(row, at))), y.at(row, at));
             }
-            if let Some([first, ..]) = self.dp {
-                for channel in self.terms.all_parts::<I>(at) {
-                    I::prefetch_for_write(first.ahead(row, channel));
+            if let Some([da, ..]) = self.dp {
+                let (first, step) = self.terms.all_parts::<I>(at);
+                for n in 0..PARTS {
+                    I::prefetch_for_write(da.ahead(row, first + n * step));
                 }
             }
             if self.dp.is_some() || self.d_bias.is_some() {
