@@ -210,7 +210,7 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
     type Acc = T::Acc;
     /// `z`, and the gradient of the bias.
     type Carry<V: Copy> = (V, V);
-    const LONG: bool = size_of::<T>() < size_of::<T::Acc>();
+    const LONG: bool = GatedTerms::<T, false>::LONG;
 
     #[inline(always)]
     unsafe fn load<I: Isa>(&self, at: usize) -> (I::V<T::Acc>, I::V<T::Acc>) {

@@ -8,7 +8,7 @@ pub(crate) trait Recurrence {
     /// What a row hands to the next one.
     type Carry<V: Copy>: Copy;
     /// Whether a row is so long a chain of operations that the processor does not see its end while it waits for the start, and
-    /// reads so little that two vectors are better computed at once.
+    /// its elements are so small that two vectors are better computed at once.
     const LONG: bool = false;
 
     /// The carry into the first row, of the channels `at .. at + LEN`.
