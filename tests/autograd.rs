@@ -30,7 +30,7 @@ fn assert_close(what: &str, got: &Tensor, want: &Tensor) -> Result<()> {
 /// shorter than a vector, or longer than some.
 #[test]
 fn only_some_arguments_tracked() -> Result<()> {
-    for (device, dims) in devices().into_iter().flat_map(|device| [(device, DIMS), (device, (1, 5, 26))]) {
+    for (device, dims) in devices().flat_map(|device| [(device, DIMS), (device, (1, 5, 26))]) {
         let vars = vars_of(dims, 1, DType::F64, device)?;
         for outputs in ["y", "last", "both", "y alone", "states"] {
             let run = |subset: u32| -> Result<Vec<Option<Tensor>>> {
