@@ -43,21 +43,30 @@ public:
     QUICK_SSM_DEVICE uint32_t channel(int v) const { return channel_ + static_cast<uint32_t>(lane() * kVector + v); }
     QUICK_SSM_DEVICE bool has(int v) const { return channel(v) < channels_; }
 
-    // Reads a tensor of any type, given by its operand, converted at once; zeros where there is none.
-    QUICK_SSM_DEVICE void load_any(const Operand& operand, Acc (&values)[Tile::kSteps][kVector]) const {
+    // Calls `take(s, v, value)` for the steps and channels of the segment of a tensor, given by its operand, in the order of
+    // time. `load(index)` reads an element; where there is none the value is zero.
+    template <class Load, class Take>
+    QUICK_SSM_DEVICE void each(const Operand& operand, const Load& load, const Take& take) const {
         const int64_t first = batch_ * operand.batch_stride + first_ * operand.time_stride;
         const int steps = operand.data ? steps_ : 0;
         QUICK_SSM_UNROLL
         for (int s = 0; s < Tile::kSteps; ++s) {
             QUICK_SSM_UNROLL
             for (int v = 0; v < kVector; ++v) {
-                values[s][v] = 0;
+                Acc value = 0;
                 if (s < steps && has(v)) {
                     const int64_t offset = static_cast<int64_t>(channel(v)) * operand.channel_stride;
-                    values[s][v] = load_as<Acc>(operand.data, operand.dtype, first + s * operand.time_stride + offset);
+                    value = load(first + s * operand.time_stride + offset);
                 }
+                take(s, v, value);
             }
         }
+    }
+    // Reads a tensor of any type, converted at once; zeros where there is none.
+    QUICK_SSM_DEVICE void load_any(const Operand& operand, Acc (&values)[Tile::kSteps][kVector]) const {
+        each(
+            operand, [&](int64_t index) { return load_as<Acc>(operand.data, operand.dtype, index); },
+            [&](int s, int v, Acc value) { values[s][v] = value; });
     }
 
     // Writes the steps of the segment to some tensors, one after the other; nowhere where `tensor(n)` is null.

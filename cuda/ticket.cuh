@@ -20,7 +20,7 @@ struct Place {
 template <class Tile, bool kFromEnd>
 class Tickets {
 public:
-    static constexpr bool kInTurn = Tile::kFeeding == Feeding::kInTurn;
+    static constexpr bool kInTurn = Tile::kInTurn;
     struct Shared {
         uint32_t ticket;
         uint32_t tag;

@@ -29,6 +29,7 @@ struct TileShape {
     static constexpr int kPoll = kPoll_;      // packets of other tiles that a thread asks for at a time
     static constexpr int kStages = kStages_;  // tiles of the inputs that a block has in shared memory, 1 or 2
     static constexpr Feeding kFeeding = kFeeding_;
+    static constexpr bool kInTurn = kFeeding == Feeding::kInTurn;
     // Whether the rows of a tile are pieces of longer ones, whose other pieces blocks beside this one work on: then the
     // second-level cache does well to fetch more than it was asked for, and to gather what is written.
     static constexpr bool kPieces = kWidth != Width::kNarrow;

@@ -12,9 +12,9 @@
 
 namespace QUICK_SSM_NAMESPACE {
 
-enum class Scan { kForward, kBackward, kGatedForward, kGatedBackward };
+enum class Scan { kForward, kBackward, kGatedForward, kGatedBackward, kSum };
 
-// A scan that has no large tiles has those of a wide tensor.
+// What has no narrow or large tiles has those of a wide tensor.
 template <class T, Width kWidth, Scan kScan>
 struct TileOf : TileOf<T, Width::kWide, kScan> {};
 
@@ -45,6 +45,10 @@ QUICK_SSM_TILE(Float, kWide, kGatedBackward, 4, 4, 16, 8, 2, 3, 1, kAhead)
 QUICK_SSM_TILE(Half, kWide, kGatedBackward, 4, 4, 16, 8, 3, 3, 1, kAhead)
 QUICK_SSM_TILE(BFloat, kWide, kGatedBackward, 4, 4, 16, 8, 3, 3, 1, kAhead)
 QUICK_SSM_TILE(Double, kWide, kGatedBackward, 1, 2, 32, 8, 2, 2, 2, kAhead)
+QUICK_SSM_TILE(Float, kWide, kSum, 1, 32, 32, 32, 1, 1, 1, kAhead)
+QUICK_SSM_TILE(Half, kWide, kSum, 2, 16, 32, 32, 1, 1, 1, kAhead)
+QUICK_SSM_TILE(BFloat, kWide, kSum, 2, 16, 32, 32, 1, 1, 1, kAhead)
+QUICK_SSM_TILE(Double, kWide, kSum, 1, 32, 32, 32, 1, 1, 1, kAhead)
 QUICK_SSM_TILE(Float, kNarrow, kForward, 4, 8, 8, 16, 3, 3, 1, kInTurn)
 QUICK_SSM_TILE(Half, kNarrow, kForward, 4, 8, 16, 16, 2, 2, 1, kInTurn)
 QUICK_SSM_TILE(BFloat, kNarrow, kForward, 8, 8, 8, 16, 3, 2, 1, kInTurn)

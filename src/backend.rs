@@ -163,12 +163,6 @@ pub(crate) struct GatedGradients {
     pub y: Option<Tensor>,
 }
 
-/// The sum of the rows of `t`, `[R, D]`, in its dtype. A product takes them in the order of memory, where candle's sum
-/// strides through it.
-pub(crate) fn sum_of_rows(t: &Tensor) -> Result<Tensor> {
-    Tensor::ones((1, t.dim(0)?), t.dtype(), t.device())?.matmul(t)?.squeeze(0)
-}
-
 /// Calls a pass of the device of `$p`: that of the CPU, or that of a machine for the kernels of `cuda/`.
 macro_rules! on_device {
     ($p:expr, $cpu:expr, |$machine:ident| $cuda:expr) => {

@@ -18,7 +18,6 @@ use super::params::{Direction, Form, Params};
 use super::passes::Machine;
 use super::tile::Feeding;
 use super::{module, workspace};
-use crate::problem::Problem;
 
 // SAFETY: `Params` is what the kernels take by value: plain numbers, in the layout of C and without padding.
 unsafe impl DeviceRepr for Params {}
@@ -68,8 +67,8 @@ impl Machine for Queue<'_> {
     where
         Self: 'a;
 
-    fn kernel(&self, form: Form, direction: Direction, p: &Problem) -> Result<Kernel> {
-        Kernel::new(form, direction, p.dtype, p.batch, p.channels)
+    fn kernel(&self, form: Form, direction: Direction, dtype: DType, batch: usize, channels: usize) -> Result<Kernel> {
+        Kernel::new(form, direction, dtype, batch, channels)
     }
 
     fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage> {

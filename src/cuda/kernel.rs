@@ -42,6 +42,8 @@ impl Kernel {
     /// Those for tensors of one width.
     pub fn of_width(form: Form, direction: Direction, dtype: DType, width: Width) -> Result<Self> {
         let dtype = Code::of(dtype)?;
+        // a sum has no other
+        let width = if direction == Direction::Sum { Width::Wide } else { width };
         let saved_len = Tile::of(form, Direction::Backward, dtype, width).len();
         Ok(Self { form, direction, dtype, width, tile: Tile::of(form, direction, dtype, width), saved_len })
     }
@@ -77,7 +79,11 @@ impl Kernel {
     /// The name of the file in `cuda/` that holds them.
     pub fn name(self) -> String {
         let form = if self.form == Form::Gated { "gated_" } else { "" };
-        let direction = if self.direction == Direction::Forward { "forward" } else { "backward" };
+        let direction = match self.direction {
+            Direction::Forward => "forward",
+            Direction::Backward => "backward",
+            Direction::Sum => "sum",
+        };
         format!("{form}{direction}_{}", self.dtype.name())
     }
 
@@ -87,6 +93,9 @@ impl Kernel {
         let Tile { segments, stages, .. } = self.tile;
         let (len, channels) = (self.tile.len(), self.tile.channels());
         let acc = self.dtype.acc_bytes() as u32;
+        if self.direction == Direction::Sum {
+            return acc * channels * segments;
+        }
         let backward = u32::from(self.direction == Direction::Backward);
         let inputs = self.form.inputs() + backward;
         let stages = stages * inputs * len * channels * self.dtype.bytes() as u32;
@@ -166,6 +175,9 @@ impl Kernel {
 
     /// Bytes of the workspace of a launch: two words with a tag each per column of a row, and twice that for f64.
     pub fn workspace_bytes(self, params: &Params) -> u64 {
+        if self.direction == Direction::Sum {
+            return 0;
+        }
         let columns = u64::from(params.batch) * u64::from(params.channel_tiles) * u64::from(self.tile().channels());
         WORKSPACE_HEADER + u64::from(params.look_back.rows(params.chunks)) * columns * 4 * self.dtype.acc_bytes()
     }
@@ -182,6 +194,9 @@ impl Kernel {
 
     /// The entry point for these arguments; all give the same bits.
     pub fn entry(self, params: &Params) -> String {
+        if self.direction == Direction::Sum {
+            return self.entries();
+        }
         let access = if self.vectorised(params) { "vector" } else { "element" };
         let packed = if params.offsets != 0 { "_packed" } else { "" };
         format!("{}_{access}{packed}", self.entries())

@@ -12,7 +12,7 @@ mod ptx {
     include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
 }
 
-const MODULES: [(&str, &str); 16] = [
+const MODULES: [(&str, &str); 20] = [
     ("forward_f32", ptx::FORWARD_F32),
     ("forward_f16", ptx::FORWARD_F16),
     ("forward_bf16", ptx::FORWARD_BF16),
@@ -29,6 +29,10 @@ const MODULES: [(&str, &str); 16] = [
     ("gated_backward_f16", ptx::GATED_BACKWARD_F16),
     ("gated_backward_bf16", ptx::GATED_BACKWARD_BF16),
     ("gated_backward_f64", ptx::GATED_BACKWARD_F64),
+    ("sum_f32", ptx::SUM_F32),
+    ("sum_f16", ptx::SUM_F16),
+    ("sum_bf16", ptx::SUM_BF16),
+    ("sum_f64", ptx::SUM_F64),
 ];
 
 /// The compute capability that the kernels are compiled for, 90 for 9.0.

@@ -5,13 +5,15 @@
 
 use candle_core::{bail, DType, Result};
 
-/// Which way a kernel goes.
+/// Which way a kernel goes through time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// `y`, the last and the saved states.
     Forward,
     /// The gradients.
     Backward,
+    /// No recurrence: `y` is the sum of `x` over each chunk of time, `[chunks, D]`.
+    Sum,
 }
 
 /// What the terms of the recurrence are made of, as in `forms.cuh`.

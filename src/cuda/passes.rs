@@ -5,11 +5,9 @@ use candle_core::{bail, DType, Layout, Result, Shape, Storage, StorageRef, Tenso
 
 use super::kernel::Kernel;
 use super::params::{dtype_code, Direction, Form, Operand, Params};
-use crate::backend::{
-    sum_of_rows, Forward, GatedGradients, GatedInputs, GatedWanted, Given, Gradients, Inputs, Wanted,
-};
+use crate::backend::{readable, Forward, GatedGradients, GatedInputs, GatedWanted, Given, Gradients, Inputs, Wanted};
 use crate::gated::PARTS;
-use crate::problem::{Problem, Sequences};
+use crate::problem::{accumulation_dtype, Problem, Sequences};
 
 /// Who holds tensors and runs kernels: a CUDA device, or the emulation of one.
 pub(crate) trait Machine {
@@ -18,8 +16,8 @@ pub(crate) trait Machine {
     where
         Self: 'a;
 
-    /// The kernels for the tensors of a problem.
-    fn kernel(&self, form: Form, direction: Direction, p: &Problem) -> Result<Kernel>;
+    /// The kernels for tensors of `dtype`, of so many sequences and channels.
+    fn kernel(&self, form: Form, direction: Direction, dtype: DType, batch: usize, channels: usize) -> Result<Kernel>;
 
     /// Memory for `elements` elements, which are anything yet.
     fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage>;
@@ -78,7 +76,7 @@ pub(crate) fn forward<M: Machine>(
         let last = last.map(|h| h.storage_and_layout().0.try_clone(h.layout())).transpose()?;
         return Ok(Forward { y: results(y, 0, p.out)?, last, saved: None });
     }
-    let kernel = machine.kernel(terms.form(), Direction::Forward, p)?;
+    let kernel = machine.kernel(terms.form(), Direction::Forward, p.dtype, p.batch, p.channels)?;
     let mut params = kernel.params(dims)?;
     let saved_dims = (p.batch, kernel.saved_rows(p.len), p.channels);
     let mut y = results(y, dims.iter().product(), p.out)?;
@@ -162,10 +160,41 @@ pub(crate) fn backward_gated<M: Machine>(
         // `access` lives until after the launch.
         let h0 = unsafe { launch.run(from, need_states) }?;
         drop(access);
-        (d_bias.map(|sums| sum_of_rows(&tensor(sums, (tiles, p.channels)))).transpose()?, h0)
+        let sum = |of_tiles| sum_of_rows(machine, &tensor(of_tiles, (tiles, p.channels)), p.acc);
+        (d_bias.map(sum).transpose()?, h0)
     };
     let y = y.map(|storage| tensor(storage, p.dims()));
     Ok(GatedGradients { p: dp.map(|storage| tensor(storage, (p.batch, p.len, columns))), a_bias: d_bias, h0, y })
+}
+
+/// The sum of the rows of `t`, `[R, D]`, in `dtype`.
+pub(crate) fn sum_of_rows<M: Machine>(machine: &M, t: &Tensor, dtype: DType) -> Result<Tensor> {
+    let (rows, channels) = t.dims2()?;
+    if rows == 0 || channels == 0 {
+        return Tensor::zeros(channels, dtype, t.device());
+    }
+    let t = readable(&t.unsqueeze(0)?)?;
+    let kernel = machine.kernel(Form::Plain, Direction::Sum, t.dtype(), 1, channels)?;
+    let mut params = kernel.params([1, rows, channels])?;
+    let chunks = params.chunks as usize;
+    // the sums of chunks are summed in turn
+    let dtype_of_sums = if chunks == 1 { dtype } else { accumulation_dtype(t.dtype()) };
+    let mut sums = machine.allocate(chunks * channels, dtype_of_sums)?;
+    let held = Held::new(&t);
+    let mut access = Access::new(machine);
+    params.x = access.strided(&held, [1, rows, channels], t.dtype())?;
+    params.y_dtype = dtype_code(dtype_of_sums)?;
+    params.y = access.result(Some(&mut sums))?;
+    // SAFETY: `access` has checked what is read and lives until after the launch, and `sums` has the size and dtype that the
+    // kernel writes.
+    unsafe { machine.launch(kernel, params) }?;
+    drop(access);
+    let sums = tensor(sums, (chunks, channels));
+    if chunks == 1 {
+        sums.squeeze(0)
+    } else {
+        sum_of_rows(machine, &sums, dtype)
+    }
 }
 
 impl Given<'_> {
@@ -188,7 +217,7 @@ struct BackwardLaunch<'a, M: Machine> {
 impl<'a, M: Machine> BackwardLaunch<'a, M> {
     /// Checks the number of elements, which has its limit.
     fn new(machine: &'a M, p: &'a Problem, terms: Terms<'a>, dh0: bool) -> Result<Self> {
-        let kernel = machine.kernel(terms.form(), Direction::Backward, p)?;
+        let kernel = machine.kernel(terms.form(), Direction::Backward, p.dtype, p.batch, p.channels)?;
         let params = kernel.params(p.dims().into())?;
         let dh0 = dh0.then(|| machine.allocate(states(p), p.acc)).transpose()?;
         Ok(Self { machine, p, terms, kernel, params, dh0 })
@@ -346,15 +375,22 @@ impl<'a, M: Machine> Access<'a, M> {
     /// A tensor of so many channels that is read; null for none.
     fn operand(&mut self, t: Option<&'a Held>, p: &Problem, channels: usize, dtype: DType) -> Result<Operand> {
         let dims = [p.batch, p.len, channels];
-        let Some(t) = t else { return Operand::new(0, dims, [0; 3], dtype) };
+        let operand = match t {
+            Some(t) => self.strided(t, dims, dtype)?,
+            None => Operand::new(0, dims, [0; 3], dtype)?,
+        };
+        Ok(if p.reverse { operand.reversed(p.len, dtype) } else { operand })
+    }
+
+    /// A tensor of `dims` that is read, in the order of memory.
+    fn strided(&mut self, t: &'a Held, dims: [usize; 3], dtype: DType) -> Result<Operand> {
         let &[batch, time, channel] = t.1.stride() else {
             bail!("scan: expected three dimensions, got {:?}", t.1.dims())
         };
         if t.1.dims() != dims {
             bail!("scan: expected shape {dims:?}, got {:?}", t.1.dims())
         }
-        let operand = Operand::new(self.first(t, dtype)?, dims, [batch, time, channel], dtype)?;
-        Ok(if p.reverse { operand.reversed(p.len, dtype) } else { operand })
+        Operand::new(self.first(t, dtype)?, dims, [batch, time, channel], dtype)
     }
 
     /// Contiguous states or offsets that are read; null for none.

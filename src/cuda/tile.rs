@@ -74,6 +74,8 @@ impl Tile {
 
     const fn wide(form: Form, direction: Direction, dtype: Code) -> Self {
         let (vector, steps, lanes, segments, stages) = match (form, direction, dtype) {
+            (_, Direction::Sum, Code::F16 | Code::BF16) => (2, 16, 32, 32, 1),
+            (_, Direction::Sum, _) => (1, 32, 32, 32, 1),
             (Form::Plain, Direction::Forward, Code::F32) => (4, 8, 8, 16, 1),
             (Form::Plain, Direction::Forward, Code::F16 | Code::BF16) => (4, 8, 16, 16, 1),
             (Form::Plain, Direction::Forward, Code::F64) => (2, 8, 8, 16, 1),
@@ -90,6 +92,7 @@ impl Tile {
 
     const fn narrow(form: Form, direction: Direction, dtype: Code) -> Self {
         let (vector, steps, lanes, segments) = match (form, direction, dtype) {
+            (_, Direction::Sum, _) => return Self::wide(form, direction, dtype),
             (Form::Plain, Direction::Forward, Code::F32) => (4, 8, 8, 16),
             (Form::Plain, Direction::Forward, Code::F16) => (4, 8, 16, 16),
             (_, Direction::Forward, Code::F16 | Code::BF16) => (8, 8, 8, 16),
@@ -154,6 +157,8 @@ mod tests {
     const FORMS: [Form; 2] = [Form::Plain, Form::Gated];
     const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Backward];
     const DTYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F64];
+    /// Theirs in `tuning.cuh`.
+    const NAMES: [&str; 4] = ["Float", "Half", "BFloat", "Double"];
 
     /// What stands in `tuning.cuh` after a dtype, a width and a scan.
     fn tuning(of: &str) -> Vec<&'static str> {
@@ -167,13 +172,15 @@ mod tests {
     fn kernels() -> Vec<(Kernel, &'static str)> {
         let mut all = Vec::new();
         for (form, direction) in FORMS.into_iter().flat_map(|form| DIRECTIONS.map(|direction| (form, direction))) {
-            for (dtype, name) in DTYPES.into_iter().zip(["Float", "Half", "BFloat", "Double"]) {
+            for (dtype, name) in DTYPES.into_iter().zip(NAMES) {
                 let [wide, narrow] =
                     [Width::Wide, Width::Narrow].map(|width| Kernel::of_width(form, direction, dtype, width).unwrap());
                 all.extend([(wide, name), (narrow, name)]);
                 all.extend(wide.larger().map(|large| (large, name)));
             }
         }
+        let sum = |dtype| Kernel::of_width(Form::Plain, Direction::Sum, dtype, Width::Wide).unwrap();
+        all.extend(DTYPES.into_iter().map(sum).zip(NAMES));
         all
     }
 

@@ -105,7 +105,7 @@ impl Pass<'_> {
         let mut grads = Gradients { xs: None, h0: None, params: w.map(|_| None) };
         let of = &mut grads.params;
         if let Some(grad_y) = grad_y.as_ref().filter(|_| w.out_bias) {
-            of.out_bias = Some(rows::sum(grad_y, self.weights.dtypes)?);
+            of.out_bias = Some(rows::sum(grad_y)?);
         }
 
         let norm_wanted = (wanted.xs, w.pre_norm.unwrap_or(false));

@@ -6,8 +6,10 @@ use candle_core::backend::BackendStorage;
 use candle_core::{DType, Device, Layout, Result, Storage, Tensor};
 
 use super::weights::Dtypes;
-use crate::backend::sum_of_rows;
 use crate::cpu::rows as cpu;
+#[cfg(feature = "cuda")]
+use crate::cuda::{passes::sum_of_rows, Queue};
+use crate::problem::accumulation_dtype;
 
 /// The norm of rows, or the rows themselves where it has no weight; in the dtype of the products.
 pub(super) fn norm(xs: &Tensor, weight: Option<&Tensor>, eps: f64, dtypes: Dtypes) -> Result<Tensor> {
@@ -66,10 +68,12 @@ pub(super) fn add(ys: &Tensor, bias: &Tensor, residual: Option<&Tensor>, dtype: 
 }
 
 /// The sum of rows, in the accumulation dtype.
-pub(super) fn sum(t: &Tensor, dtypes: Dtypes) -> Result<Tensor> {
+pub(super) fn sum(t: &Tensor) -> Result<Tensor> {
     match t.device() {
         Device::Cpu => cpu::sum(t),
-        _ => sum_of_rows(&t.to_dtype(dtypes.wide)?),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => sum_of_rows(&Queue::new(device), t, accumulation_dtype(t.dtype())),
+        _ => t.to_dtype(accumulation_dtype(t.dtype()))?.sum(0),
     }
 }
 

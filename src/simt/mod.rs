@@ -18,7 +18,6 @@ use crate::cuda::kernel::{Kernel, Room};
 use crate::cuda::params::{Direction, Form, Params};
 use crate::cuda::passes::Machine;
 use crate::cuda::tile::{Tile, Width};
-use crate::problem::Problem;
 
 /// Bytes of shared memory that a block may have.
 const ROOM: u32 = 227 << 10;
@@ -46,7 +45,7 @@ impl Tiles {
 
     /// The tile that a kernel was compiled with.
     fn tile(self, kernel: Kernel) -> Result<Tile> {
-        let name = format!("{}_vector", kernel.entries());
+        let name = kernel.entry(&Params::default());
         match ffi::describe(self as u32, &name)? {
             Some(description) => Ok(description.tile()),
             None => bail!("scan: the emulation has no kernel {name}"),
@@ -132,8 +131,8 @@ pub fn self_test(schedules: u32) -> bool {
 impl Machine for Emulation {
     type Guard<'a> = ();
 
-    fn kernel(&self, form: Form, direction: Direction, p: &Problem) -> Result<Kernel> {
-        self.tiles.kernel(form, direction, p.dtype, p.batch, p.channels)
+    fn kernel(&self, form: Form, direction: Direction, dtype: DType, batch: usize, channels: usize) -> Result<Kernel> {
+        self.tiles.kernel(form, direction, dtype, batch, channels)
     }
 
     fn allocate(&self, elements: usize, dtype: DType) -> Result<Storage> {

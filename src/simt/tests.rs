@@ -1,4 +1,8 @@
+use candle_core::Tensor;
+
 use super::*;
+use crate::cuda::passes;
+use crate::problem::accumulation_dtype;
 
 const DTYPES: [DType; 4] = [DType::F32, DType::F16, DType::BF16, DType::F64];
 const DIRECTIONS: [Direction; 2] = [Direction::Forward, Direction::Backward];
@@ -53,6 +57,17 @@ fn tiles_are_those_of_the_kernels() -> Result<()> {
         }
         assert_eq!(Tiles::Real.tile(large)?, large.tile());
     }
+    for dtype in DTYPES {
+        for tiles in [Tiles::Real, Tiles::Tiny] {
+            let kernel = tiles.kernel(Form::Plain, Direction::Sum, dtype, 1, 1)?;
+            let found = ffi::describe(tiles as u32, &kernel.entry(&Params::default()))?.expect("a kernel");
+            assert_eq!((found.tile(), found.params_bytes as usize), (kernel.tile(), size_of::<Params>()));
+            assert_eq!(found.shared_bytes, kernel.shared_bytes(&Params::default()));
+            if tiles == Tiles::Real {
+                assert_eq!(kernel.tile(), Kernel::of_width(Form::Plain, Direction::Sum, dtype, Width::Wide)?.tile());
+            }
+        }
+    }
     assert_eq!(ffi::describe(0, "quick_ssm_forward_u8_vector")?, None);
     Ok(())
 }
@@ -92,6 +107,50 @@ fn plans_and_workspaces_are_those_of_the_kernels() -> Result<()> {
                         let (want, bytes) = ffi::plan(chunks, channel_tiles, batch as u32, tile.channels(), acc_bytes);
                         assert_eq!(words, want, "{chunks} chunks, {channel_tiles} tiles of channels");
                         assert_eq!(kernel.workspace_bytes(&params), bytes);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Half the distance of 1 to the next number.
+fn rounding(dtype: DType) -> f64 {
+    match dtype {
+        DType::F64 => f64::EPSILON / 2.,
+        DType::F32 => f64::from(f32::EPSILON) / 2.,
+        DType::F16 => f16::EPSILON.to_f64() / 2.,
+        _ => bf16::EPSILON.to_f64() / 2.,
+    }
+}
+
+/// Few rows, and so many that the sums of chunks are summed in turn, in the dtype of the rows and that of accumulation.
+#[test]
+fn sums_of_rows() -> Result<()> {
+    for dtype in DTYPES {
+        for tiles in [Tiles::Real, Tiles::Tiny] {
+            let tile = tiles.kernel(Form::Plain, Direction::Sum, dtype, 1, 1)?.tile();
+            let (len, wide) = (tile.len() as usize, tile.channels() as usize);
+            let most = if tiles == Tiles::Tiny { len * len + 1 } else { 2 * len + 1 };
+            for rows in [1, 2, len - 1, len, len + 1, most] {
+                for channels in [1, wide - 1, wide, wide + 1] {
+                    let numbers = (0..rows * channels).map(|n| (n * 7 % 31) as f64 / 16. - 0.9);
+                    let t = Tensor::from_iter(numbers, &Device::Cpu)?.reshape((rows, channels))?.to_dtype(dtype)?;
+                    let exact = t.to_dtype(DType::F64)?;
+                    let (sum, magnitude) = (exact.sum(0)?, exact.abs()?.sum(0)?.max_all()?.to_scalar::<f64>()?);
+                    let largest = sum.abs()?.max_all()?.to_scalar::<f64>()?;
+                    let acc = accumulation_dtype(dtype);
+                    // what a thread adds up, what its block adds up of threads, and both once more
+                    let additions = f64::from(2 * (tile.steps + tile.segments));
+                    for out in [dtype, acc] {
+                        let got = passes::sum_of_rows(&Emulation::new(tiles), &t, out)?;
+                        assert_eq!((got.dims(), got.dtype()), (&[channels][..], out));
+                        let error = (got.to_dtype(DType::F64)? - &sum)?.abs()?.max_all()?.to_scalar::<f64>()?;
+                        // candle adds up one row after the other, in f64
+                        let of_exact = rows as f64 * rounding(DType::F64);
+                        let limit = rounding(out) * largest + (additions * rounding(acc) + of_exact) * magnitude;
+                        assert!(error <= limit, "{dtype:?} {tiles:?} [{rows}, {channels}]: {error:e} of {limit:e}");
                     }
                 }
             }

@@ -86,7 +86,7 @@ Kernel describe(const char* name, void (*run)(const void*)) {
             Tile::kVector,
             Tile::kStages,
             static_cast<uint32_t>(Tile::kFeeding),
-            K::TileTickets::kInTurn,
+            Tile::kInTurn,
             Tile::kAccess,
             sizeof(typename K::Shared),
             sizeof(typename K::Arguments)};
