@@ -99,7 +99,7 @@ private:
         Acc bias[kVector];
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) {
-            bias[v] = Form::kBias ? rows.load_state(params.a_bias, 0, rows.channel(v)) : 0;
+            bias[v] = Form::kBias ? rows.load_bias(params.a_bias, rows.channel(v)) : 0;
         }
         Acc gates[kSteps][kVector], states[kSteps][kVector], g[kSteps][kVector];
         Held held[kSteps];

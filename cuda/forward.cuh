@@ -86,7 +86,7 @@ private:
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) {
             carry[v] = Operator::nothing();
-            bias[v] = Form::kBias ? rows.load_state(params.a_bias, 0, rows.channel(v)) : 0;
+            bias[v] = Form::kBias ? rows.load_bias(params.a_bias, rows.channel(v)) : 0;
         }
         QUICK_SSM_UNROLL
         for (int s = 0; s < kSteps; ++s) {

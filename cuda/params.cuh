@@ -12,7 +12,7 @@ struct Operand {
     int64_t batch_stride;
     int64_t time_stride;
     uint32_t channel_stride;  // 0 or 1
-    uint32_t dtype;           // a DType; only read for grad_y, the others have the type of the kernel
+    uint32_t dtype;           // a DType; only read for grad_y and a_bias, the others have the type of the kernel
 };
 static_assert(sizeof(Operand) == 32, "mirrored in Rust");
 
@@ -53,8 +53,8 @@ struct Params {
     Operand c;       // null: all ones, so that y is h
     Operand cb;      // gated
     Operand grad_y;  // backward; any DType; null: zeros
+    Operand a_bias;  // gated: of one step; any DType; null: zeros
 
-    const void* a_bias;           // gated: [D] Acc; null: zeros
     const void* initial_state;    // [N, D] Acc; null: zeros
     const void* grad_last_state;  // backward: [N, D] Acc; null: zeros
     const int64_t* offsets;       // packed sequences: N + 1 offsets into time, with batch = 1; else null
@@ -93,7 +93,7 @@ struct Params {
         return element * ((length + (int64_t{1} << saved_shift) - 1) >> saved_shift) + tile;
     }
 };
-static_assert(sizeof(Params) == 6 * 32 + 15 * 8 + 2 * 8 + 8 * 4 + 2 * 8 + 24, "mirrored in Rust, without padding");
+static_assert(sizeof(Params) == 7 * 32 + 14 * 8 + 2 * 8 + 8 * 4 + 2 * 8 + 24, "mirrored in Rust, without padding");
 
 // Lives at the start of the workspace. The last block of a launch to finish prepares it for the next launch.
 struct WorkspaceHeader {

@@ -42,11 +42,11 @@ impl Inputs {
 }
 
 /// The arguments of a gated scan in the form in which kernels read them: untracked; `p` `[B, L, 5S]` with any strides of
-/// batch and time and adjacent columns; `a_bias` and `h0` contiguous, in the accumulation dtype.
+/// batch and time and adjacent columns; `a_bias` and `h0` contiguous, `h0` in the accumulation dtype.
 #[derive(Debug)]
 pub(crate) struct GatedInputs {
     pub p: Tensor,
-    /// `[S]`; `None` stands for zeros.
+    /// `[S]`, in the dtype of `p` or the accumulation dtype; `None` stands for zeros.
     pub a_bias: Option<Tensor>,
     /// `None` stands for zeros.
     pub h0: Option<Tensor>,
@@ -57,8 +57,8 @@ impl GatedInputs {
         let p = p.detach();
         let in_place = p.elem_count() == 0 || p.stride().last() == Some(&1);
         let p = if in_place { p } else { copied(&p)? };
-        let acc = |t: &Tensor| state(problem, t);
-        Ok(Self { p, a_bias: a_bias.map(acc).transpose()?, h0: h0.map(acc).transpose()? })
+        let a_bias = a_bias.map(contiguous).transpose()?;
+        Ok(Self { p, a_bias, h0: h0.map(|h0| state(problem, h0)).transpose()? })
     }
 }
 
@@ -73,10 +73,16 @@ pub(crate) fn readable(t: &Tensor) -> Result<Tensor> {
 
 /// A state, contiguous and in the accumulation dtype.
 pub(crate) fn state(problem: &Problem, h: &Tensor) -> Result<Tensor> {
-    let h = h.detach();
-    match h.is_contiguous() {
-        true => cast(&h, problem.acc),
-        false => cast(&copied(&h)?, problem.acc),
+    cast(&contiguous(h)?, problem.acc)
+}
+
+/// `t` itself where it is contiguous, else a copy.
+pub(crate) fn contiguous(t: &Tensor) -> Result<Tensor> {
+    let t = t.detach();
+    if t.is_contiguous() {
+        Ok(t)
+    } else {
+        copied(&t)
     }
 }
 
@@ -155,7 +161,7 @@ pub(crate) struct GatedWanted {
 pub(crate) struct GatedGradients {
     /// `[B, L, 5S]` in p's dtype.
     pub p: Option<Tensor>,
-    /// `[S]` in the accumulation dtype.
+    /// `[S]` in the dtype of `a_bias` or the accumulation dtype.
     pub a_bias: Option<Tensor>,
     /// `[N, S]` in the accumulation dtype.
     pub h0: Option<Tensor>,

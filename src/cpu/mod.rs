@@ -28,7 +28,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{DType, Device, Result, Storage, Tensor, WithDType};
 use half::{bf16, f16};
 
-use crate::backend::{Forward, GatedGradients, GatedInputs, GatedWanted, Given, Gradients, Inputs, Wanted};
+use crate::backend::{cast, Forward, GatedGradients, GatedInputs, GatedWanted, Given, Gradients, Inputs, Wanted};
 use crate::gated::PARTS;
 use crate::problem::Problem;
 pub(crate) use buffer::memory;
@@ -88,7 +88,7 @@ fn typed_forward_gated<T: Element, O: Element<Acc = T::Acc>>(
     last: bool,
     save: bool,
 ) -> Result<Forward> {
-    let held = HeldGated::<T>::new(p, inputs);
+    let held = HeldGated::<T>::new(p, inputs)?;
     run_forward::<_, O>(p, held.form()?, inputs.h0.as_ref(), y, last, save)
 }
 
@@ -193,7 +193,7 @@ fn typed_backward_gated<T: Element, G: Element<Acc = T::Acc>>(
     };
     let chunks = Plan::new(p)?.chunks;
     let d_bias = wanted.a_bias.then(|| Buffer::<T::Acc>::new(chunks * p.channels)).transpose()?;
-    let held = HeldGated::<T>::new(p, inputs);
+    let held = HeldGated::<T>::new(p, inputs)?;
     let gradients = gated::GatedGradients {
         len: p.len,
         channels: p.channels,
@@ -276,23 +276,21 @@ impl<'a> HeldInputs<'a> {
 /// The arguments of a gated scan, held for reading.
 struct HeldGated<'a, T: Element> {
     p: Held<'a>,
-    bias: Option<Held<'a>>,
-    /// In the place of a bias.
-    zeros: Vec<T::Acc>,
-    channels: usize,
+    bias: Vec<T::Acc>,
 }
 
 impl<'a, T: Element> HeldGated<'a, T> {
-    fn new(p: &Problem, inputs: &'a GatedInputs) -> Self {
-        let bias = inputs.a_bias.as_ref().map(Held::new);
-        let zeros = if bias.is_none() { p.channels } else { 0 };
-        Self { p: Held::new(&inputs.p), bias, zeros: vec![T::Acc::default(); zeros], channels: p.channels }
+    fn new(p: &Problem, inputs: &'a GatedInputs) -> Result<Self> {
+        let bias = match &inputs.a_bias {
+            Some(bias) => cast(bias, p.acc)?.to_vec1()?,
+            None => vec![T::Acc::default(); p.channels],
+        };
+        Ok(Self { p: Held::new(&inputs.p), bias })
     }
 
     fn form(&self) -> Result<Gated<'_, T>> {
         let p = self.p.view()?;
-        let bias = self.bias.as_ref().map_or(Ok(&self.zeros[..]), Held::contiguous)?;
-        Ok(Gated { parts: std::array::from_fn(|n| p.skip_columns(n * self.channels)), bias })
+        Ok(Gated { parts: std::array::from_fn(|n| p.skip_columns(n * self.bias.len())), bias: &self.bias })
     }
 }
 

@@ -106,7 +106,7 @@ pub struct Operand {
     pub batch_stride: i64,
     pub time_stride: i64,
     pub channel_stride: u32,
-    /// That of `grad_y`; the others have the dtype of the kernel.
+    /// That of `grad_y` and `a_bias`; the others have the dtype of the kernel.
     pub dtype: u32,
 }
 
@@ -229,9 +229,9 @@ pub struct Params {
     pub cb: Operand,
     /// Null: zeros, of the dtype that is given nevertheless.
     pub grad_y: Operand,
+    /// Of one step, in the gated form; null: zeros.
+    pub a_bias: Operand,
 
-    /// `[D]`, of the gated form; null: zeros.
-    pub a_bias: u64,
     /// `[N, D]`; null: zeros.
     pub initial_state: u64,
     /// `[N, D]`; null: zeros.
@@ -276,9 +276,9 @@ pub struct Params {
 
 const _: () = assert!(size_of::<Operand>() == 32);
 const _: () = assert!(size_of::<LookBackPlan>() == 24);
-const _: () = assert!(size_of::<Params>() == 400);
-const _: () = assert!(std::mem::offset_of!(Params, length) == 312);
-const _: () = assert!(std::mem::offset_of!(Params, look_back) == 376);
+const _: () = assert!(size_of::<Params>() == 424);
+const _: () = assert!(std::mem::offset_of!(Params, length) == 336);
+const _: () = assert!(std::mem::offset_of!(Params, look_back) == 400);
 
 impl Params {
     /// The number of tiles, each of which one block computes.

@@ -160,7 +160,8 @@ pub(crate) fn backward_gated<M: Machine>(
         // `access` lives until after the launch.
         let h0 = unsafe { launch.run(from, need_states) }?;
         drop(access);
-        let sum = |of_tiles| sum_of_rows(machine, &tensor(of_tiles, (tiles, p.channels)), p.acc);
+        let dtype = inputs.a_bias.as_ref().map_or(p.acc, Tensor::dtype);
+        let sum = |of_tiles| sum_of_rows(machine, &tensor(of_tiles, (tiles, p.channels)), dtype);
         (d_bias.map(sum).transpose()?, h0)
     };
     let y = y.map(|storage| tensor(storage, p.dims()));
@@ -334,7 +335,9 @@ impl<'a> Arguments<'a> {
                 let first = access.operand(Some(parts), p, PARTS * p.channels, p.dtype)?;
                 let part = |n: usize| first.offset((n * p.channels) as u64, p.dtype);
                 [params.a, params.b, params.x, params.c, params.cb] = std::array::from_fn(part);
-                params.a_bias = access.contiguous(a_bias.as_ref(), p.channels, p.acc)?;
+                let dtype = a_bias.as_ref().map_or(p.acc, |bias| bias.0.dtype());
+                let bias = access.contiguous(a_bias.as_ref(), p.channels, dtype)?;
+                params.a_bias = Operand::new(bias, [1, 1, p.channels], [0, 0, 1], dtype)?;
             }
         }
         params.initial_state = access.contiguous(self.h0.as_ref(), states(p), p.acc)?;

@@ -74,8 +74,8 @@ impl Tile {
 
     const fn wide(form: Form, direction: Direction, dtype: Code) -> Self {
         let (vector, steps, lanes, segments, stages) = match (form, direction, dtype) {
-            (_, Direction::Sum, Code::F16 | Code::BF16) => (2, 16, 32, 32, 1),
-            (_, Direction::Sum, _) => (1, 32, 32, 32, 1),
+            (_, Direction::Sum, Code::F16 | Code::BF16) => (2, 16, 16, 64, 1),
+            (_, Direction::Sum, _) => (1, 16, 16, 64, 1),
             (Form::Plain, Direction::Forward, Code::F32) => (4, 8, 8, 16, 1),
             (Form::Plain, Direction::Forward, Code::F16 | Code::BF16) => (4, 8, 16, 16, 1),
             (Form::Plain, Direction::Forward, Code::F64) => (2, 8, 8, 16, 1),

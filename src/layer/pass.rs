@@ -7,7 +7,7 @@ use super::params::Params;
 use super::rows;
 use super::weights::Weights;
 use super::QuickSsmConfig;
-use crate::backend::{backward_gated, copied, forward_gated, GatedInputs, GatedWanted, Given};
+use crate::backend::{backward_gated, contiguous, forward_gated, GatedInputs, GatedWanted, Given};
 use crate::problem::{accumulation_dtype, Problem};
 use crate::Scan;
 
@@ -201,7 +201,5 @@ impl Pass<'_> {
 /// `[B, L, H]` as `[B L, H]`, contiguous and untracked.
 fn rows_of(t: &Tensor) -> Result<Tensor> {
     let (batch, len, channels) = t.dims3()?;
-    let t = t.detach();
-    let t = if t.is_contiguous() { t } else { copied(&t)? };
-    t.reshape((batch * len, channels))
+    contiguous(t)?.reshape((batch * len, channels))
 }

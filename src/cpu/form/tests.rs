@@ -65,7 +65,7 @@ fn assert_same<T: Element>(scan: &Scan, p: &Tensor, tiles: usize) -> Result<()> 
     let inputs = GatedInputs::new(&problem, p, None, Some(&h0))?;
     let what = format!("{:?} of {:?}, {scan:?}", p.dtype(), p.dims());
     assert_eq!(Plan::new(&problem)?.tiles, tiles, "{what}");
-    let (held, h0) = (HeldGated::<T>::new(&problem, &inputs), inputs.h0.as_ref());
+    let (held, h0) = (HeldGated::<T>::new(&problem, &inputs)?, inputs.h0.as_ref());
     let kept = || run_forward::<_, T>(&problem, held.form()?, h0, true, true, true);
     let recomputed = || run_forward::<_, T>(&problem, Recomputed(held.form()?), h0, true, true, true);
     let expected = bits(&problem, with_threads(2, kept)?)?;
