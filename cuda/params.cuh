@@ -43,7 +43,7 @@ struct LookBackPlan {
 };
 static_assert(sizeof(LookBackPlan) == 24, "mirrored in Rust");
 
-// One struct for both directions and forms. Tensors that are written are contiguous but for the rows of gradients; null
+// One struct for both directions and forms, and for sums, which read x. Tensors that are written are contiguous but for the rows of gradients; null
 // means not wanted. N is `batch`, or `sequences` where `offsets` is given. "Acc" is f64 for f64 kernels and f32 for all
 // others. In the gated form x, a, b, c are the parts u, a, d, ca of the pre-activations.
 struct Params {
@@ -59,7 +59,7 @@ struct Params {
     const void* grad_last_state;  // backward: [N, D] Acc; null: zeros
     const int64_t* offsets;       // packed sequences: N + 1 offsets into time, with batch = 1; else null
 
-    void* y;             // forward, and gated backward: [B, L, D] in y_dtype
+    void* y;             // forward, and gated backward: [B, L, D] in y_dtype; sum: [chunks, D] in y_dtype
     void* last_state;    // forward: [N, D] Acc
     void* saved_states;  // [B, ceil(L / 2^saved_shift), D] Acc: the state before each backward tile, in the order
                          // in which time runs; written by the forward where given, read by the backward, which

@@ -1,4 +1,5 @@
-//! The scan by the kernels of `cuda/`: one launch forward, and one backward.
+//! The scan by the kernels of `cuda/`: one launch forward, and one backward, after which the gradient of a bias is summed up
+//! from those of the tiles.
 //!
 //! The [`passes`] read their arguments in place, wherever tensors and kernels live; [`Queue`] is a CUDA device.
 

@@ -239,7 +239,7 @@ pub struct Params {
     /// Of packed sequences: `N + 1` of i64.
     pub offsets: u64,
 
-    /// `[B, L, D]` of `y_dtype`.
+    /// `[B, L, D]` of `y_dtype`; of a sum `[chunks, D]`.
     pub y: u64,
     /// `[N, D]`.
     pub last_state: u64,
