@@ -43,9 +43,9 @@ struct LookBackPlan {
 };
 static_assert(sizeof(LookBackPlan) == 24, "mirrored in Rust");
 
-// One struct for both directions and forms, and for sums, which read x. Tensors that are written are contiguous but for the rows of gradients; null
-// means not wanted. N is `batch`, or `sequences` where `offsets` is given. "Acc" is f64 for f64 kernels and f32 for all
-// others. In the gated form x, a, b, c are the parts u, a, d, ca of the pre-activations.
+// One struct for both directions and forms, and for sums, which read x. Tensors that are written are contiguous but for the
+// rows of gradients; null means not wanted. N is `batch`, or `sequences` where `offsets` is given. "Acc" is f64 for f64
+// kernels and f32 for all others. In the gated form x, a, b, c are the parts u, a, d, ca of the pre-activations.
 struct Params {
     Operand x;
     Operand a;

@@ -3,6 +3,7 @@
 //!
 //! The [`passes`] read their arguments in place, wherever tensors and kernels live; [`Queue`] is a CUDA device.
 
+mod arguments;
 #[cfg(feature = "cuda")]
 mod device;
 #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
