@@ -8,6 +8,7 @@
 // gate of a neighbour is needed.
 #pragma once
 
+#include "bias.cuh"
 #include "feed.cuh"
 #include "forms.cuh"
 #include "kept.cuh"
@@ -99,7 +100,7 @@ private:
         Acc bias[kVector];
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) {
-            bias[v] = Form::kBias ? rows.load_bias(params.a_bias, rows.channel(v)) : 0;
+            bias[v] = Form::kBias ? load_bias<Acc>(params, rows.channel(v)) : 0;
         }
         Acc gates[kSteps][kVector], states[kSteps][kVector], g[kSteps][kVector];
         Held held[kSteps];

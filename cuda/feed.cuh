@@ -9,8 +9,8 @@
 // without tickets, and all go round in the same order. The launch has to see to it that they all run at the same time.
 //
 // Fed behind, a block draws its ticket when it waits for no other one any more, and loads when nothing of the tile is left
-// in its registers. Before that the inputs come as far as the second-level cache, those of the ticket that it is going to
-// draw, more or less.
+// in its registers. When it has waited for others, the inputs come as far as the second-level cache, those of the ticket that it
+// is going to draw, more or less: sooner they would be in the way of what it asks.
 #pragma once
 
 #include "stages.cuh"
@@ -69,7 +69,7 @@ public:
     }
     QUICK_SSM_DEVICE void published() {
         if (kBehind) {
-            prefetch(tickets_.later(params_));
+            later_ = tickets_.later(params_);
         } else {
             next_ = tickets_.next(params_);
             load_at(next_, Moment::kPublished);
@@ -82,6 +82,7 @@ public:
     }
     QUICK_SSM_DEVICE void entered() {
         if (kBehind) {
+            prefetch();
             tickets_.draw();
         } else {
             load_at(next_, Moment::kEntered);
@@ -134,10 +135,10 @@ private:
     QUICK_SSM_DEVICE void fetch() {
         if (next_.chunk != Place::kNone) Pass::fetch(params_, shared_, next_);
     }
-    QUICK_SSM_DEVICE void prefetch(const Place& later) const {
-        if (later.chunk == Place::kNone || !TileStages::loads()) return;
+    QUICK_SSM_DEVICE void prefetch() const {
+        if (later_.chunk == Place::kNone || !TileStages::loads()) return;
         Pass::each_input(params_, [&](const Operand& operand, int input, bool, float) {
-            if (needs(input)) stages_.prefetch(params_, operand, later);
+            if (needs(input)) stages_.prefetch(params_, operand, later_);
         });
     }
 
@@ -145,7 +146,7 @@ private:
     Shared& shared_;
     TileStages stages_;
     TileTickets tickets_;
-    Place place_, next_;
+    Place place_, next_, later_;
     uint32_t needed_ = 0;  // a bit per input: it is there, and the launch reads it
 };
 

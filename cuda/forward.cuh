@@ -5,6 +5,7 @@
 // its segment again from the state that really enters.
 #pragma once
 
+#include "bias.cuh"
 #include "feed.cuh"
 #include "forms.cuh"
 #include "look_back.cuh"
@@ -27,7 +28,7 @@ struct Forward {
     static constexpr int kVector = Tile::kVector;
     static constexpr int kSteps = Tile::kSteps;
 
-    struct Shared {
+    struct Shared : SharedBias<Tile, Form::kBias> {
         typename TileStages::Shared stages;
         SharedArray<Carry<Acc>, Tile::kSegments * Tile::kChannels> segments;
         SharedArray<Acc, Tile::kChannels> entering;
@@ -50,10 +51,16 @@ struct Forward {
         }
     }
 
-    QUICK_SSM_DEVICE static void fetch(const Params&, Shared&, const Place&) {}
+    // The bias, by those who then wait for nothing else.
+    QUICK_SSM_DEVICE static void fetch(const Params& params, Shared& shared, const Place& place) {
+        if (TileLookBack::holder()) shared.fetch_bias(params, place, TileLookBack::slot());
+    }
 
+    // Blocks that go in turn wait for one another most of the time, and what they ask queues behind the inputs on their way: the
+    // last of them comes afterwards.
     QUICK_SSM_BOTH static constexpr Moment moment(int input) {
-        return Form::of_readout(input) ? Moment::kBegun : Moment::kPublished;
+        if (Form::of_readout(input)) return Moment::kBegun;
+        return Tile::kInTurn && Form::of_readout(input + 1) ? Moment::kEntered : Moment::kPublished;
     }
 
 private:
@@ -86,7 +93,7 @@ private:
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) {
             carry[v] = Operator::nothing();
-            bias[v] = Form::kBias ? rows.load_bias(params.a_bias, rows.channel(v)) : 0;
+            bias[v] = shared.bias(rows.slot(v));
         }
         QUICK_SSM_UNROLL
         for (int s = 0; s < kSteps; ++s) {

@@ -127,11 +127,6 @@ public:
         if (!states || channel >= channels_) return 0;
         return load_value(static_cast<const Acc*>(states) + row * channels_ + channel);
     }
-    // The bias of a channel.
-    QUICK_SSM_DEVICE Acc load_bias(const Operand& bias, uint32_t channel) const {
-        if (!bias.data || channel >= channels_) return 0;
-        return load_as<Acc>(bias.data, bias.dtype, static_cast<int64_t>(channel) * bias.channel_stride);
-    }
     // As `store_state`, by the one thread that holds a slot.
     QUICK_SSM_DEVICE void store_slot(void* states, int64_t row, int slot, Acc value) const {
         const uint32_t channel = slot_channel(slot);

@@ -100,11 +100,12 @@ impl Kernel {
         let inputs = self.form.inputs() + backward;
         let stages = stages * inputs * len * channels * self.dtype.bytes() as u32;
         let kept = backward * self.form.kept() * len * channels * acc;
+        let bias = u32::from(self.form == Form::Gated && self.direction == Direction::Forward) * channels * acc;
         // of every segment, and what enters the tile; on the way back there are two of both
         let carries = (1 + backward) * acc * channels * (2 * segments + 1);
         // ticket and tag; the first and last step of each packed sequence
         let marks = 8 * if params.offsets == 0 { 1 } else { len };
-        (stages.next_multiple_of(16) + kept.next_multiple_of(16) + carries + 8 + marks).next_multiple_of(16)
+        (stages.next_multiple_of(16) + kept.next_multiple_of(16) + bias + carries + 8 + marks).next_multiple_of(16)
     }
 
     /// The sizes of `[B, L, D]` tensors, none of which is 0, and what follows from them; every tensor is null.
