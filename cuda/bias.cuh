@@ -12,8 +12,8 @@ QUICK_SSM_DEVICE Acc load_bias(const Params& params, uint32_t channel) {
     return load_as<Acc>(bias.data, bias.dtype, static_cast<int64_t>(channel) * bias.channel_stride);
 }
 
-// That of a tile, in shared memory, which comes while the tile before it is computed: for a pass in which threads have the time
-// to wait for it. In the backward pass all of them would wait for those; it loads the bias when a tile begins.
+// That of a tile, in shared memory, which comes while the tile before it is computed: for a pass in which some threads have
+// nothing else to do then. In the backward pass all would wait for these at the next barrier, and a tile loads its own bias.
 template <class Tile, bool kBias>
 class SharedBias {
 public:

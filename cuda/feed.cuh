@@ -69,6 +69,7 @@ public:
     }
     QUICK_SSM_DEVICE void published() {
         if (kBehind) {
+            // asked for now: by the time of the prefetch another ticket may have been announced
             later_ = tickets_.later(params_);
         } else {
             next_ = tickets_.next(params_);

@@ -87,8 +87,8 @@ impl Kernel {
         format!("{form}{direction}_{}", self.dtype.name())
     }
 
-    /// Bytes of shared memory that a block needs: one or two tiles of every input, what it keeps of a tile, and what segments
-    /// and tiles tell one another.
+    /// Bytes of shared memory that a block needs: one or two tiles of every input, what it keeps of a tile, the bias that it has
+    /// fetched, and what segments and tiles tell one another.
     pub fn shared_bytes(self, params: &Params) -> u32 {
         let Tile { segments, stages, .. } = self.tile;
         let (len, channels) = (self.tile.len(), self.tile.channels());
