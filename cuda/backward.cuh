@@ -44,7 +44,7 @@ struct Backward {
         // The same of z; at the end, in its states, what each segment adds to the gradient of the bias.
         SharedArray<Carry<Acc>, Tile::kSegments * Tile::kChannels> adjoints;
         SharedArray<Acc, Tile::kChannels> saved;
-        SharedArray<Acc, Tile::kChannels> entering;
+        typename TileLookBack::Shared entering;
         typename TileTickets::Shared tickets;
         SequenceMarks<Tile, kPacked> marks;
     };
@@ -123,7 +123,10 @@ private:
         }
         if (holder) {
             own = combine_adjoints(shared, slot);
-            if (Form::needs_z(params)) look_back.publish(own, initial);
+            if (Form::needs_z(params)) {
+                look_back.publish(own, initial);
+                look_back.ask();
+            }
         }
         feed.published();
         QUICK_SSM_BARRIER("segments combined");
@@ -131,9 +134,9 @@ private:
         // While the carries of other tiles arrive.
         write_readout_gradients(params, shared, rows, stages, marks, held, gates, states, g);
         const bool needs_z = Form::needs_z(params);
-        if (needs_z && asker) shared.entering[slot] = look_back.wait(initial);
+        if (needs_z) look_back.wait(shared.entering, initial);
         QUICK_SSM_BARRIER("entering gradient written");
-        if (needs_z && holder) look_back.publish_state(own, shared.entering[slot]);
+        if (needs_z && holder) look_back.publish_state(own, TileLookBack::entering(shared.entering, slot));
         feed.entered();
         if (needs_z) {
             write_state_gradients(params, shared, rows, stages, marks, gates, states, g);
@@ -275,7 +278,7 @@ private:
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) {
             const int entry = rows.entry(v);
-            z[v] = Operator::apply(shared.adjoints[entry], shared.entering[rows.slot(v)]);
+            z[v] = Operator::apply(shared.adjoints[entry], TileLookBack::entering(shared.entering, rows.slot(v)));
             of_bias[v] = 0;
         }
         QUICK_SSM_UNROLL

@@ -37,8 +37,6 @@ public:
     using TileStages = typename Pass::TileStages;
     using TileTickets = typename Pass::TileTickets;
     using Shared = typename Pass::Shared;
-    // Whether those who ask for the states of other tiles fetch inputs as well.
-    static constexpr bool kAskersLoad = Tile::kLoaders == Tile::kThreads;
 
     QUICK_SSM_DEVICE Feed(const Params& params, Shared& shared)
         : params_(params), shared_(shared), stages_(shared.stages), tickets_(params, shared.tickets) {

@@ -31,7 +31,7 @@ struct Forward {
     struct Shared : SharedBias<Tile, Form::kBias> {
         typename TileStages::Shared stages;
         SharedArray<Carry<Acc>, Tile::kSegments * Tile::kChannels> segments;
-        SharedArray<Acc, Tile::kChannels> entering;
+        typename TileLookBack::Shared entering;
         typename TileTickets::Shared tickets;
         SequenceMarks<Tile, kPacked> marks;
     };
@@ -123,19 +123,17 @@ private:
         if (!kPacked && place.chunk == 0 && (TileLookBack::holder() || TileLookBack::asker())) {
             initial = rows.load_state(params.initial_state, rows.batch(), rows.slot_channel(slot));
         }
-        if (TileLookBack::asker()) {
-            look_back.ask();
-            if (!TileFeed::kAskersLoad) shared.entering[slot] = look_back.wait(initial);
-        }
+        if (TileLookBack::asker()) look_back.ask();
         if (TileLookBack::holder()) {
             own = combine_segments(shared, slot);
             look_back.publish(own, initial);
+            look_back.ask();
         }
         feed.published();
-        if (TileFeed::kAskersLoad && TileLookBack::asker()) shared.entering[slot] = look_back.wait(initial);
+        look_back.wait(shared.entering, initial);
         feed.entering();
         QUICK_SSM_BARRIER("entering state written");
-        if (TileLookBack::holder()) look_back.publish_state(own, shared.entering[slot]);
+        if (TileLookBack::holder()) look_back.publish_state(own, TileLookBack::entering(shared.entering, slot));
     }
     // Leaves with each segment the carry over all segments before it; returns that over the tile.
     QUICK_SSM_DEVICE static Carry<Acc> combine_segments(Shared& shared, int slot) {
@@ -159,7 +157,8 @@ private:
         Acc h[kVector];
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) {
-            h[v] = Operator::apply(shared.segments[rows.entry(v)], shared.entering[rows.slot(v)]);
+            const Acc entering = TileLookBack::entering(shared.entering, rows.slot(v));
+            h[v] = Operator::apply(shared.segments[rows.entry(v)], entering);
         }
         save(params, rows, h);
         QUICK_SSM_UNROLL

@@ -58,8 +58,9 @@ struct TaggedCarry {
     }
 };
 
-// Two parts of a block have a share in it, of kChannels threads each: while the holders find out what the tile does to a
-// state, the askers wait for other tiles. Threads of one warp may be of both; each of them makes progress on its own.
+// Two parts of a block have a share in it, of kChannels threads each, and a thread of each for every channel: the holders find
+// out what the tile does to a state, and what the tiles before it in its group do; the askers wait for groups and states.
+// Threads of one warp may be of both; each of them makes progress on its own.
 template <class Tile, bool kCuts>
 class LookBack {
 public:
@@ -67,11 +68,21 @@ public:
     using Operator = CarryOperator<Acc, kCuts>;
     using Tagged = TaggedCarry<Acc>;
 
+    // What enters a tile, of every slot: the state that enters its group, and what the tiles before it there do to that.
+    struct Shared {
+        SharedArray<Acc, Tile::kChannels> states;
+        SharedArray<Carry<Acc>, Tile::kChannels> tiles;
+    };
+    QUICK_SSM_DEVICE static Acc entering(Shared& shared, int slot) {
+        return Operator::apply(shared.tiles[slot], shared.states[slot]);
+    }
+
     QUICK_SSM_DEVICE LookBack(const Params& params, uint32_t tag, uint32_t column, uint32_t chunk)
         : plan_(params.look_back), tag_(tag), chunk_(chunk), last_(chunk + 1 == params.chunks),
           row_stride_(static_cast<uint64_t>(params.batch * params.channel_tiles) * (Tile::kChannels * Tagged::kPackets)),
           packets_(reinterpret_cast<Packet*>(static_cast<char*>(params.workspace) + sizeof(WorkspaceHeader)) +
-                   static_cast<uint64_t>(column) * (Tile::kChannels * Tagged::kPackets) + slot() * Tagged::kPackets) {}
+                   static_cast<uint64_t>(column) * (Tile::kChannels * Tagged::kPackets) + slot() * Tagged::kPackets),
+          run_(run(holder() ? 0 : 1)) {}
 
     QUICK_SSM_DEVICE static bool holder() { return part() == 0; }
     QUICK_SSM_DEVICE static bool asker() { return part() == 1; }
@@ -79,16 +90,15 @@ public:
 
     // Called by the holders as early as the tile's carry is known. That of chunk 0 takes up what enters there, so that no
     // other tile has to know it.
-    QUICK_SSM_DEVICE void publish(Carry<Acc>& own, Acc initial) const {
+    QUICK_SSM_DEVICE void publish(Carry<Acc>& own, Acc initial) {
         if (chunk_ == 0) own = {0, Operator::apply(own, initial)};
         if (last_ || ends_group(2)) return;
         if (!ends_group(1)) {
             store(plan_.begin[0] + chunk_, own);
         } else {
-            Run tiles = run(0);
-            tiles.ask(*this);
-            while (!tiles.complete(*this)) pause();
-            store(plan_.begin[1] + (chunk_ >> plan_.shift[1]), Operator::combine(tiles.combined, own));
+            run_.ask(*this);
+            while (!run_.complete(*this)) pause();
+            store(plan_.begin[1] + (chunk_ >> plan_.shift[1]), Operator::combine(run_.combined, own));
         }
     }
     // Called by the holders when it is known what enters the tile: the last tile of a group of groups publishes the state.
@@ -96,31 +106,32 @@ public:
         if (!last_ && ends_group(2)) store(plan_.begin[2] + states(), {0, Operator::apply(own, entering)});
     }
 
-    // Called by the askers; `wait` returns what enters the tile, or `initial` if it is the first one.
+    // Called by the askers, and by the holders when they have published.
     QUICK_SSM_DEVICE void ask() {
-        if (chunk_ == 0) return;
-        tiles_ = run(0), groups_ = run(1);
-        tiles_.ask(*this), groups_.ask(*this);
-        ask_state();
+        if (first() || (holder() && run_.next >= run_.end)) return;
+        run_.ask(*this);
+        if (asker()) ask_state();
     }
-    QUICK_SSM_DEVICE Acc wait(Acc initial) {
-        if (chunk_ == 0) return initial;
-        while (!groups_.complete(*this) | !tiles_.complete(*this)) pause();
-        // The state comes last, when everything that it is to pass through is at hand: states pass from hand to hand.
-        const Carry<Acc> before = Operator::combine(groups_.combined, tiles_.combined);
-        Carry<Acc> state = {0, 0};
-        if (states() != 0) {
-            while (!Tagged::read(state_, state, tag_)) {
-                pause();
-                ask_state();
-            }
+    // Called by all after that: finds what enters the tile, `initial` if it is the first one. A barrier has to follow.
+    QUICK_SSM_DEVICE void wait(Shared& shared, Acc initial) {
+        if (holder()) {
+            while (!run_.complete(*this)) pause();
+            shared.tiles[slot()] = run_.combined;
         }
-        return Operator::apply(before, state.state);
+        if (asker()) {
+            // The state is asked for beside the groups: states pass from hand to hand, and every hop counts.
+            Carry<Acc> state = {0, 0};
+            bool come = states() == 0;
+            while (!run_.complete(*this) | !(come = come || state_has_come(state))) pause();
+            shared.states[slot()] = chunk_ == 0 ? initial : Operator::apply(run_.combined, state.state);
+        }
     }
 
 private:
     static_assert(Tile::kThreads >= 2 * Tile::kChannels, "two parts");
 
+    // Whether there is no row for the thread to ask for, nor one before it.
+    QUICK_SSM_DEVICE bool first() const { return chunk_ >> plan_.shift[holder() ? 0 : 1] == 0; }
     QUICK_SSM_DEVICE static int part() { return thread_index() / Tile::kChannels; }
     QUICK_SSM_DEVICE bool ends_group(uint32_t level) const {
         return ((chunk_ + 1) & ((1u << plan_.shift[level]) - 1)) == 0;
@@ -134,6 +145,12 @@ private:
         Tagged::store(packets(row), carry, tag_);
     }
 
+    // Asks again where it has not.
+    QUICK_SSM_DEVICE bool state_has_come(Carry<Acc>& state) {
+        const bool come = Tagged::read(state_, state, tag_);
+        if (!come) ask_state();
+        return come;
+    }
     QUICK_SSM_DEVICE void ask_state() {
         state_ = Tagged::ask(packets(states() == 0 ? 0 : plan_.begin[2] + states() - 1));
     }
@@ -187,7 +204,7 @@ private:
     bool last_;
     uint64_t row_stride_;  // packets
     Packet* packets_;      // of this thread's slot, in the first row
-    Run tiles_, groups_;
+    Run run_;              // of a holder's tiles, of an asker's groups
     typename Tagged::Packets state_;
 };
 

@@ -105,12 +105,12 @@ struct WorkspaceHeader {
 static_assert(sizeof(WorkspaceHeader) == 128, "keeps packets in cache lines of their own");
 
 // The shape of the tree decides in which order carries are combined, and so the rounding: it follows from the
-// length and the channels alone. A wide tensor has few tiles in flight per column, for which small groups do; a
-// narrow one needs long hops.
+// length and the channels alone. A wide tensor has few tiles in flight per column, for which small groups do; in a narrow
+// one states would have to pass through too many hands.
 QUICK_SSM_BOTH LookBackPlan default_radix(uint32_t channel_tiles) {
     const bool wide = channel_tiles >= 8;
     LookBackPlan plan = {};
-    for (uint32_t level = 1; level <= 2; ++level) plan.shift[level] = level * (wide ? 2 : 3);
+    plan.shift[1] = wide ? 2 : 4, plan.shift[2] = wide ? 4 : 7;
     return plan;
 }
 

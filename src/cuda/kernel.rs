@@ -102,7 +102,7 @@ impl Kernel {
         let kept = backward * self.form.kept() * len * channels * acc;
         let bias = u32::from(self.form == Form::Gated && self.direction == Direction::Forward) * channels * acc;
         // of every segment, and what enters the tile; on the way back there are two of both
-        let carries = (1 + backward) * acc * channels * (2 * segments + 1);
+        let carries = acc * channels * ((1 + backward) * 2 * segments + 3 + backward);
         // ticket and tag; the first and last step of each packed sequence
         let marks = 8 * if params.offsets == 0 { 1 } else { len };
         (stages.next_multiple_of(16) + kept.next_multiple_of(16) + bias + carries + 8 + marks).next_multiple_of(16)

@@ -192,7 +192,7 @@ impl LookBackPlan {
     ///
     /// It decides in which order carries are combined, so it follows from the length and the channels alone.
     pub(super) fn new(chunks: u32, channel_tiles: u32) -> Self {
-        let shift = if channel_tiles < 8 { [0, 3, 6] } else { [0, 2, 4] };
+        let shift = if channel_tiles < 8 { [0, 4, 7] } else { [0, 2, 4] };
         let rows = shift.map(|shift| Self::rows_of(chunks, shift));
         Self { shift, begin: [0, rows[0], rows[0] + rows[1]] }
     }

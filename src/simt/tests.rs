@@ -97,7 +97,7 @@ fn plans_and_workspaces_are_those_of_the_kernels() -> Result<()> {
             let kernel = tiles.kernel(form, direction, dtype, BATCH, channels)?;
             let tile = kernel.tile();
             let acc_bytes = if dtype == DType::F64 { 8 } else { 4 };
-            for chunks in [1, 2, 7, 8, 15, 16, 17, 63, 64, 255, 256, 4_000, 1 << 20] {
+            for chunks in [1, 2, 7, 8, 15, 16, 17, 63, 64, 127, 128, 255, 256, 4_000, 1 << 20] {
                 for channel_tiles in [1, 7, 8, 9, 48] {
                     for batch in [1, 3] {
                         let len = (chunks * tile.len()) as usize;

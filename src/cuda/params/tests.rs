@@ -5,7 +5,7 @@ fn the_tree_of_carries() {
     let wide = LookBackPlan::new(1000, 8);
     assert_eq!((wide.shift, wide.begin, wide.rows(1000)), ([0, 2, 4], [0, 1000, 1250], 1000 + 250 + 62));
     let narrow = LookBackPlan::new(1000, 7);
-    assert_eq!((narrow.shift, narrow.rows(1000)), ([0, 3, 6], 1000 + 125 + 15));
+    assert_eq!((narrow.shift, narrow.rows(1000)), ([0, 4, 7], 1000 + 62 + 7));
     let single = LookBackPlan::new(1, 1);
     assert_eq!((single.begin, single.rows(1)), ([0; 3], 0));
 }
