@@ -47,8 +47,9 @@ impl<D: Gradients> Backward<'_, D> {
     pub fn run(&self) {
         let chain = Chain::new(self.plan);
         let last = self.plan.jobs.len().saturating_sub(1);
-        let run =
-            |job: &Job, scratch: &mut Scratch<D>| dispatch(BackwardJob { scan: self, chain: &chain, job, scratch });
+        let run = |job: &Job, _: Option<&Job>, scratch: &mut Scratch<D>| {
+            dispatch(BackwardJob { scan: self, chain: &chain, job, scratch })
+        };
         run_jobs(self.plan, |ticket| last - ticket, run);
     }
 }

@@ -47,24 +47,27 @@ impl<A: Accumulator> Chain<A> {
     }
 }
 
-/// Runs all jobs in order, each thread with a scratch of its own.
+/// Runs all jobs in order, each thread with a scratch of its own. `run` gets the job, and the one that its thread will most likely
+/// run next.
 pub(crate) fn run_jobs<S: Default>(
     plan: &Plan,
     order: impl Fn(usize) -> usize + Sync,
-    run: impl Fn(&Job, &mut S) + Sync,
+    run: impl Fn(&Job, Option<&Job>, &mut S) + Sync,
 ) {
     let ticket = AtomicUsize::new(0);
+    let threads = plan.threads.min(plan.jobs.len());
+    let job = |ticket: usize| (ticket < plan.jobs.len()).then(|| &plan.jobs[order(ticket)]);
     let work = || {
         let mut scratch = S::default();
         loop {
             let ticket = ticket.fetch_add(1, Ordering::Relaxed);
-            if ticket >= plan.jobs.len() {
-                break;
+            match job(ticket) {
+                Some(now) => run(now, job(ticket + threads), &mut scratch),
+                None => break,
             }
-            run(&plan.jobs[order(ticket)], &mut scratch);
         }
     };
-    match plan.threads.min(plan.jobs.len()) {
+    match threads {
         0 | 1 => work(),
         threads => rayon::scope(|scope| (0..threads).for_each(|_| scope.spawn(|_| work()))),
     }

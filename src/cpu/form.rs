@@ -49,6 +49,9 @@ pub(crate) trait Terms {
 
     /// Asks for what [`readout`](Self::readout) will read.
     fn fetch_readout<I: Isa>(&self, row: isize, at: usize);
+
+    /// Asks for what [`gate`](Self::gate) and [`drive`](Self::drive) will read.
+    fn fetch<I: Isa>(&self, row: isize, at: usize);
 }
 
 /// Terms whose gates and drives are kept for a second run over a tile: with `WRITE` as they are computed, in the first run,
@@ -113,6 +116,59 @@ impl<X: Terms, const WRITE: bool> Terms for Kept<X, WRITE> {
     #[inline(always)]
     fn fetch_readout<I: Isa>(&self, row: isize, at: usize) {
         self.terms.fetch_readout::<I>(row, at);
+    }
+
+    #[inline(always)]
+    fn fetch<I: Isa>(&self, row: isize, at: usize) {
+        self.terms.fetch::<I>(row, at);
+    }
+}
+
+/// Terms of a run that leaves memory idle. What the gates and drives of a later place will read is fetched meanwhile.
+pub(crate) struct Fetching<X, N> {
+    pub terms: X,
+    pub later: Option<N>,
+}
+
+impl<X: Terms, N: Terms> Terms for Fetching<X, N> {
+    type Acc = X::Acc;
+    const CHEAP: bool = X::CHEAP;
+    const LONG: bool = X::LONG;
+    type All = Fetching<X::All, N>;
+
+    fn all(self) -> Fetching<X::All, N> {
+        Fetching { terms: self.terms.all(), later: self.later }
+    }
+
+    #[inline(always)]
+    unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
+        if let Some(later) = &self.later {
+            later.fetch::<I>(row, at);
+        }
+        // SAFETY: passed on to the caller.
+        unsafe { self.terms.gate::<I>(row, at) }
+    }
+
+    #[inline(always)]
+    unsafe fn drive<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.terms.drive::<I>(row, at) }
+    }
+
+    #[inline(always)]
+    unsafe fn readout<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.terms.readout::<I>(row, at) }
+    }
+
+    #[inline(always)]
+    fn fetch_readout<I: Isa>(&self, row: isize, at: usize) {
+        self.terms.fetch_readout::<I>(row, at);
+    }
+
+    #[inline(always)]
+    fn fetch<I: Isa>(&self, row: isize, at: usize) {
+        self.terms.fetch::<I>(row, at);
     }
 }
 

@@ -7,7 +7,7 @@ use super::advance::{advance, advance_composing};
 use super::buffer::Buffer;
 use super::chain::{chunks, run_jobs, Chain};
 use super::compose::{Composite, Steps};
-use super::form::{Form, Kept, Terms};
+use super::form::{Fetching, Form, Kept, Terms};
 use super::plan::{Job, Plan, STRANDS};
 use super::simd::{dispatch, Element, Isa, Lanes, Vectorised};
 
@@ -32,8 +32,9 @@ impl<F: Form, O: Element<Acc = F::Acc>> Forward<'_, F, O> {
     /// Computes all outputs: every element of them is written.
     pub fn run(&self) {
         let chain = Chain::new(self.plan);
-        let run =
-            |job: &Job, scratch: &mut Scratch<F>| dispatch(ForwardJob { scan: self, chain: &chain, job, scratch });
+        let run = |job: &Job, later: Option<&Job>, scratch: &mut Scratch<F>| {
+            dispatch(ForwardJob { scan: self, chain: &chain, job, later, scratch })
+        };
         run_jobs(self.plan, |ticket| ticket, run);
     }
 }
@@ -60,6 +61,8 @@ struct ForwardJob<'a, 'b, F: Form, O> {
     scan: &'a Forward<'b, F, O>,
     chain: &'a Chain<F::Acc>,
     job: &'a Job,
+    /// What the thread computes afterwards, most likely.
+    later: Option<&'a Job>,
     scratch: &'a mut Scratch<F>,
 }
 
@@ -68,7 +71,7 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
 
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Self { scan, chain, job, scratch: Scratch { h, before, composites, rows, kept } } = self;
+        let Self { scan, chain, job, later, scratch: Scratch { h, before, composites, rows, kept } } = self;
         let sequence = &scan.plan.sequences[job.sequence];
         let (columns, width) = (&job.columns, job.columns.len());
         let state = sequence.index * scan.channels + columns.start;
@@ -141,7 +144,15 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
                         advance_composing::<I, _, O>(terms, h, &mut composites[0], y, size.1);
                     }
                     (_, y) if F::KEEP && !job.last => {
-                        advance::<I, _, O>(Kept::<_, false>::new(terms, kept, part(&steps), width), h, y, size)
+                        let place = later.and_then(|later| {
+                            later
+                                .part_like(&job.steps, &steps)
+                                .map(|steps| scan.plan.sequences[later.sequence].place(&steps, &later.columns))
+                        });
+                        let mut rows = F::Rows::default();
+                        let later = place.map(|place| scan.form.terms(&place, &mut rows));
+                        let terms = Kept::<_, false>::new(terms, kept, part(&steps), width);
+                        advance::<I, _, O>(Fetching { terms, later }, h, y, size)
                     }
                     (_, y) => advance::<I, _, O>(terms, h, y, size),
                 }

@@ -141,6 +141,13 @@ impl<'s, T: Element, const ALL: bool> Terms for GatedTerms<'s, T, ALL> {
         self.ca.fetch::<I>(row, at);
         self.cb.fetch::<I>(row, at);
     }
+
+    #[inline(always)]
+    fn fetch<I: Isa>(&self, row: isize, at: usize) {
+        self.a.fetch::<I>(row, at);
+        self.d.fetch::<I>(row, at);
+        self.u.fetch::<I>(row, at);
+    }
 }
 
 /// What is wanted of the gradients, and `y` once more.

@@ -73,6 +73,13 @@ impl<T: Element> Terms for PlainTerms<'_, T> {
     fn fetch_readout<I: Isa>(&self, row: isize, at: usize) {
         self.c.fetch::<I>(row, at);
     }
+
+    #[inline(always)]
+    fn fetch<I: Isa>(&self, row: isize, at: usize) {
+        self.a.fetch::<I>(row, at);
+        self.b.fetch::<I>(row, at);
+        self.x.fetch::<I>(row, at);
+    }
 }
 
 /// The gradients of the arguments, `[B, L, D]` each: those that are wanted.

@@ -69,6 +69,12 @@ impl Job {
         let start = steps.start / len * len;
         (start + len < self.steps.end).then_some(start..start + len)
     }
+
+    /// The steps that lie in this job as others do in `all`, if there are as many.
+    pub fn part_like(&self, all: &Range<usize>, part: &Range<usize>) -> Option<Range<usize>> {
+        let steps = self.steps.start + (part.start - all.start)..self.steps.start + (part.end - all.start);
+        (steps.end <= self.steps.end).then_some(steps)
+    }
 }
 
 /// The work of a scan.
