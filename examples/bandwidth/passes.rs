@@ -70,7 +70,12 @@ pub fn measure<T: Element, O: Operation>(shape: [usize; 3], device: &Device, arg
         }
         let mut times = interleaved(&*clock, args.rounds as usize, contenders)?;
         let around = if pass == Pass::Backward { times.pop() } else { None };
-        let Ok([scan, yardstick, candle, decaying]) = <[_; 4]>::try_from(times) else { bail!("a time is missing") };
+        let Ok([mut scan, yardstick, candle, mut decaying]) = <[_; 4]>::try_from(times) else {
+            bail!("a time is missing")
+        };
+        if let Some(around) = &around {
+            (scan, decaying) = (scan.without(around), decaying.without(around));
+        }
         let times = PassTimes { scan, yardstick, candle, decaying, around };
         let row = Row::new(T::DTYPE, shape, pass, O::tensors(pass), name, &times);
         print_row(&row);
