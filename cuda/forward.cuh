@@ -56,8 +56,8 @@ struct Forward {
         if (TileLookBack::holder()) shared.fetch_bias(params, place, TileLookBack::slot());
     }
 
-    // Blocks that go in turn wait for one another most of the time, and what they ask queues behind the inputs on their way: the
-    // last of them comes afterwards.
+    // Blocks that go in turn wait for one another most of the time, and for what they ask the longer the more inputs are on their
+    // way: the last of these comes afterwards.
     QUICK_SSM_BOTH static constexpr Moment moment(int input) {
         if (Form::of_readout(input)) return Moment::kBegun;
         return Tile::kInTurn && Form::of_readout(input + 1) ? Moment::kEntered : Moment::kPublished;
