@@ -55,9 +55,11 @@ pub(crate) trait Terms {
 }
 
 /// Terms whose gates and drives are kept for a second run over a tile: with `WRITE` as they are computed, in the first run,
-/// and without as they have been.
+/// and without as they have been. The second run leaves memory idle: what a first run over a later place will read of gates and
+/// drives can be fetched meanwhile.
 pub(crate) struct Kept<X: Terms, const WRITE: bool> {
     terms: X,
+    later: Option<X>,
     gates: BlockMut<X::Acc>,
     drives: BlockMut<X::Acc>,
 }
@@ -66,7 +68,12 @@ impl<X: Terms, const WRITE: bool> Kept<X, WRITE> {
     /// The terms of rows of so many channels, at a `part` of the memory for the gates and drives of a tile.
     pub fn new(terms: X, [gates, drives]: &mut [Vec<X::Acc>; 2], part: Range<usize>, width: usize) -> Self {
         let gates = BlockMut::adjacent(&mut gates[part.clone()], width);
-        Self { terms, gates, drives: BlockMut::adjacent(&mut drives[part], width) }
+        Self { terms, later: None, gates, drives: BlockMut::adjacent(&mut drives[part], width) }
+    }
+
+    /// The same, which fetches for the terms of a later place.
+    pub fn fetching(self, later: Option<X>) -> Self {
+        Self { later, ..self }
     }
 }
 
@@ -82,6 +89,9 @@ impl<X: Terms, const WRITE: bool> Terms for Kept<X, WRITE> {
     #[inline(always)]
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
         let kept = self.gates.at(row, at);
+        if let Some(later) = &self.later {
+            later.fetch::<I>(row, at);
+        }
         // SAFETY: within the place, says the caller, of which the block is.
         unsafe {
             if !WRITE {
@@ -105,54 +115,6 @@ impl<X: Terms, const WRITE: bool> Terms for Kept<X, WRITE> {
             I::write(drive, kept);
             drive
         }
-    }
-
-    #[inline(always)]
-    unsafe fn readout<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
-        // SAFETY: passed on to the caller.
-        unsafe { self.terms.readout::<I>(row, at) }
-    }
-
-    #[inline(always)]
-    fn fetch_readout<I: Isa>(&self, row: isize, at: usize) {
-        self.terms.fetch_readout::<I>(row, at);
-    }
-
-    #[inline(always)]
-    fn fetch<I: Isa>(&self, row: isize, at: usize) {
-        self.terms.fetch::<I>(row, at);
-    }
-}
-
-/// Terms of a run that leaves memory idle. What the gates and drives of a later place will read is fetched meanwhile.
-pub(crate) struct Fetching<X, N> {
-    pub terms: X,
-    pub later: Option<N>,
-}
-
-impl<X: Terms, N: Terms> Terms for Fetching<X, N> {
-    type Acc = X::Acc;
-    const CHEAP: bool = X::CHEAP;
-    const LONG: bool = X::LONG;
-    type All = Fetching<X::All, N>;
-
-    fn all(self) -> Fetching<X::All, N> {
-        Fetching { terms: self.terms.all(), later: self.later }
-    }
-
-    #[inline(always)]
-    unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
-        if let Some(later) = &self.later {
-            later.fetch::<I>(row, at);
-        }
-        // SAFETY: passed on to the caller.
-        unsafe { self.terms.gate::<I>(row, at) }
-    }
-
-    #[inline(always)]
-    unsafe fn drive<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {
-        // SAFETY: passed on to the caller.
-        unsafe { self.terms.drive::<I>(row, at) }
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use super::advance::{advance, advance_composing};
 use super::buffer::Buffer;
 use super::chain::{chunks, run_jobs, Chain};
 use super::compose::{Composite, Steps};
-use super::form::{Fetching, Form, Kept, Terms};
+use super::form::{Form, Kept, Terms};
 use super::plan::{Job, Plan, STRANDS};
 use super::simd::{dispatch, Element, Isa, Lanes, Vectorised};
 
@@ -131,6 +131,7 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
             let tile = if F::KEEP { job.tile_around(&steps) } else { None };
             let place = sequence.place(&steps, columns);
             let size = (count, place.rows() / count, width);
+            let mut rows_of_later = F::Rows::default();
             let terms = scan.form.terms(&place, rows);
             // SAFETY: all blocks are of this place, to which no other job writes; the caller vouches for the processor.
             unsafe {
@@ -145,14 +146,12 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
                     }
                     (_, y) if F::KEEP && !job.last => {
                         let place = later.and_then(|later| {
-                            later
-                                .part_like(&job.steps, &steps)
-                                .map(|steps| scan.plan.sequences[later.sequence].place(&steps, &later.columns))
+                            let steps = later.part_like(&job.steps, &steps)?;
+                            Some(scan.plan.sequences[later.sequence].place(&steps, &later.columns))
                         });
-                        let mut rows = F::Rows::default();
-                        let later = place.map(|place| scan.form.terms(&place, &mut rows));
-                        let terms = Kept::<_, false>::new(terms, kept, part(&steps), width);
-                        advance::<I, _, O>(Fetching { terms, later }, h, y, size)
+                        let later = place.map(|place| scan.form.terms(&place, &mut rows_of_later));
+                        let terms = Kept::<_, false>::new(terms, kept, part(&steps), width).fetching(later);
+                        advance::<I, _, O>(terms, h, y, size)
                     }
                     (_, y) => advance::<I, _, O>(terms, h, y, size),
                 }
