@@ -4,7 +4,7 @@ use anyhow::{bail, Result};
 use candle_core::{DType, Device, Tensor};
 
 use crate::data::{num_sets, Pass};
-use crate::measure::{interleaved, Contender};
+use crate::measure::{interleaved, Contender, Times};
 use crate::report::{print_row, PassTimes, Row};
 use crate::stream::{Element, Pages};
 use crate::yardstick::Measure;
@@ -70,13 +70,12 @@ pub fn measure<T: Element, O: Operation>(shape: [usize; 3], device: &Device, arg
         }
         let mut times = interleaved(&*clock, args.rounds as usize, contenders)?;
         let around = if pass == Pass::Backward { times.pop() } else { None };
-        let Ok([mut scan, yardstick, candle, mut decaying]) = <[_; 4]>::try_from(times) else {
-            bail!("a time is missing")
+        let Ok([scan, yardstick, candle, decaying]) = <[_; 4]>::try_from(times) else { bail!("a time is missing") };
+        let own = |times: Times| match &around {
+            Some(around) => times.without(around),
+            None => times,
         };
-        if let Some(around) = &around {
-            (scan, decaying) = (scan.without(around), decaying.without(around));
-        }
-        let times = PassTimes { scan, yardstick, candle, decaying, around };
+        let times = PassTimes { scan: own(scan), yardstick, candle, decaying: own(decaying), around };
         let row = Row::new(T::DTYPE, shape, pass, O::tensors(pass), name, &times);
         print_row(&row);
         rows.push(row);

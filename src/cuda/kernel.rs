@@ -101,7 +101,8 @@ impl Kernel {
         let stages = stages * inputs * len * channels * self.dtype.bytes() as u32;
         let kept = backward * self.form.kept() * len * channels * acc;
         let bias = u32::from(self.form == Form::Gated && self.direction == Direction::Forward) * channels * acc;
-        // of every segment, and what enters the tile; on the way back there are two of both
+        // a carry of every segment, and a state and a carry for what enters the tile; on the way back two of every segment,
+        // and the state before the tile
         let carries = acc * channels * ((1 + backward) * 2 * segments + 3 + backward);
         // ticket and tag; the first and last step of each packed sequence
         let marks = 8 * if params.offsets == 0 { 1 } else { len };
