@@ -13,6 +13,7 @@
 #include "forms.cuh"
 #include "kept.cuh"
 #include "look_back.cuh"
+#include "segment_terms.cuh"
 #include "sequences.cuh"
 
 namespace QUICK_SSM_NAMESPACE {
@@ -36,6 +37,7 @@ struct Backward {
     static constexpr int kSteps = Tile::kSteps;
     static constexpr int kGradY = Form::kInputs;  // the last of the inputs
     static constexpr int kKept = Form::kKept;
+    using Terms = SegmentTerms<Form, Tile, Form::kTermsAgain && Tile::kFeeding == Feeding::kBehind>;
     using Held = Pack<T, kVector>;
 
     struct Shared : KeptTerms<Tile, kKept> {
@@ -97,49 +99,43 @@ private:
             marks.read(shared.marks, rows.segment());
         }
 
-        Acc bias[kVector];
-        QUICK_SSM_UNROLL
-        for (int v = 0; v < kVector; ++v) {
-            bias[v] = Form::kBias ? load_bias<Acc>(params, rows.channel(v)) : 0;
-        }
-        Acc gates[kSteps][kVector], states[kSteps][kVector], g[kSteps][kVector];
+        Acc bias[kVector] = {};
+        if constexpr (Form::kBias) load_bias(params, rows.channel(0), bias);
+        Terms terms;
+        Acc states[kSteps][kVector], g[kSteps][kVector];
         Held held[kSteps];
         load_grad_y(params, rows, stages, g);
-        scan_segment(params, shared, rows, stages, marks, bias, gates, states, g, held);
+        scan_segment(params, shared, rows, stages, marks, bias, terms, g, held);
         feed.announce();
         QUICK_SSM_BARRIER("segments scanned");
 
         TileLookBack look_back(params, feed.tag(), place.column, order);
         const int slot = TileLookBack::slot();
-        const bool holder = TileLookBack::holder(), asker = TileLookBack::asker();
+        const bool holder = TileLookBack::holder(), asker = TileLookBack::asker(), needs_z = Form::needs_z(params);
         Carry<Acc> own = Operator::nothing();
         Acc initial = 0;
         if (!kPacked && order == 0 && (holder || asker)) {
             initial = rows.load_state(params.grad_last_state, rows.batch(), rows.slot_channel(slot));
         }
-        if (asker) {
-            if (Form::needs_z(params)) look_back.ask();
-            combine_states(shared, slot);
-        }
+        const auto ask = [&] {
+            if (needs_z) look_back.ask();
+        };
+        if (asker) combine_states(shared, slot, ask);
         if (holder) {
-            own = combine_adjoints(shared, slot);
-            if (Form::needs_z(params)) {
-                look_back.publish(own, initial);
-                look_back.ask();
-            }
+            own = combine_adjoints(shared, slot, ask);
+            if (needs_z) look_back.publish(own, initial);
         }
         feed.published();
         QUICK_SSM_BARRIER("segments combined");
 
         // While the carries of other tiles arrive.
-        write_readout_gradients(params, shared, rows, stages, marks, held, gates, states, g);
-        const bool needs_z = Form::needs_z(params);
+        write_readout_gradients(params, shared, rows, stages, marks, held, terms, states, g);
         if (needs_z) look_back.wait(shared.entering, initial);
         QUICK_SSM_BARRIER("entering gradient written");
         if (needs_z && holder) look_back.publish_state(own, TileLookBack::entering(shared.entering, slot));
         feed.entered();
         if (needs_z) {
-            write_state_gradients(params, shared, rows, stages, marks, gates, states, g);
+            write_state_gradients(params, shared, rows, stages, marks, terms, states, g);
             if (Form::kBias && params.d_bias) write_bias_gradient(params, shared, rows, place.chunk);
         }
         feed.read();
@@ -159,13 +155,11 @@ private:
         }
     }
 
-    // Scans the segment in both directions from zero, and leaves its gates and drives.
+    // Scans the segment in both directions from zero, and leaves its terms.
     QUICK_SSM_DEVICE static void scan_segment(const Params& params, Shared& shared, const TileRows& rows,
                                               const TileStages& stages, const SegmentMarks<Tile, kPacked>& marks,
-                                              const Acc (&bias)[kVector], Acc (&gates)[kSteps][kVector],
-                                              Acc (&drives)[kSteps][kVector], const Acc (&g)[kSteps][kVector],
-                                              Held (&held)[kSteps]) {
-        Acc adjoint[kSteps][kVector];
+                                              const Acc (&bias)[kVector], Terms& terms,
+                                              const Acc (&g)[kSteps][kVector], Held (&held)[kSteps]) {
         Carry<Acc> carry[kVector];
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) carry[v] = {marks.any() ? Operator::kCut : 1, 0};
@@ -176,47 +170,57 @@ private:
             Acc kept[kKept > 0 ? kKept : 1][kVector];
             QUICK_SSM_UNROLL
             for (int v = 0; v < kVector; ++v) {
-                const auto terms = Form::terms(inputs[v], bias[v]);
+                const auto step = Form::terms(inputs[v], bias[v]);
                 if (marks.starts(s)) carry[v].state = initial_state(params, shared, rows, s, v);
-                carry[v] = {Operator::multiply(carry[v].gate, terms.gate), terms.gate * carry[v].state + terms.drive};
-                gates[s][v] = terms.gate, drives[s][v] = terms.drive;
-                adjoint[s][v] = terms.readout * g[s][v];
+                carry[v] = {Operator::multiply(carry[v].gate, step.gate), step.gate * carry[v].state + step.drive};
+                terms.keep(s, v, step, g[s][v]);
                 QUICK_SSM_UNROLL
-                for (int n = 0; n < kKept; ++n) kept[n][v] = terms.kept[n];
+                for (int n = 0; n < kKept; ++n) kept[n][v] = step.kept[n];
             }
             shared.keep(s, kept);
         }
+        if (Terms::kAgain) read_again();
+        Acc z[kVector];
+        QUICK_SSM_UNROLL
+        for (int v = 0; v < kVector; ++v) z[v] = 0;
+        QUICK_SSM_UNROLL
+        for (int s = kSteps - 1; s >= 0; --s) {
+            const Inputs inputs(stages, rows.segment() * kSteps + s, rows.lane());
+            QUICK_SSM_UNROLL
+            for (int v = 0; v < kVector; ++v) {
+                if (marks.ends(s)) z[v] = grad_last_state(params, shared, rows, s, v);
+                z[v] = terms.gate(s, v, inputs[v]) * (terms.adjoint(s, v, inputs[v], g[s][v]) + z[v]);
+            }
+        }
         QUICK_SSM_UNROLL
         for (int v = 0; v < kVector; ++v) {
-            Acc z = 0;
-            QUICK_SSM_UNROLL
-            for (int s = kSteps - 1; s >= 0; --s) {
-                if (marks.ends(s)) z = grad_last_state(params, shared, rows, s, v);
-                z = gates[s][v] * (adjoint[s][v] + z);
-            }
             const Acc gate = Operator::gate_of(carry[v].gate);
             shared.segments[rows.entry(v)] = {gate, carry[v].state};
-            shared.adjoints[rows.entry(v)] = {gate, z};
+            shared.adjoints[rows.entry(v)] = {gate, z[v]};
         }
     }
 
-    // Leaves with each segment the state that enters it.
-    QUICK_SSM_DEVICE static void combine_states(Shared& shared, int slot) {
+    // Leaves with each segment the state that enters it. Calls `ask` when it has read the segments.
+    template <class Ask>
+    QUICK_SSM_DEVICE static void combine_states(Shared& shared, int slot, const Ask& ask) {
         Acc h = shared.saved[slot];
         Carry<Acc> segments[Tile::kSegments];
         QUICK_SSM_UNROLL
         for (int i = 0; i < Tile::kSegments; ++i) segments[i] = shared.segments[i * Tile::kChannels + slot];
+        ask();
         QUICK_SSM_UNROLL
         for (int i = 0; i < Tile::kSegments; ++i) {
             shared.segments[i * Tile::kChannels + slot].state = h;
             h = Operator::apply(segments[i], h);
         }
     }
-    // Leaves with each segment the carry of z over all later segments; returns that over the tile.
-    QUICK_SSM_DEVICE static Carry<Acc> combine_adjoints(Shared& shared, int slot) {
+    // Leaves with each segment the carry of z over all later segments; returns that over the tile. Calls `ask` as well.
+    template <class Ask>
+    QUICK_SSM_DEVICE static Carry<Acc> combine_adjoints(Shared& shared, int slot, const Ask& ask) {
         Carry<Acc> segments[Tile::kSegments];
         QUICK_SSM_UNROLL
         for (int i = 0; i < Tile::kSegments; ++i) segments[i] = shared.adjoints[i * Tile::kChannels + slot];
+        ask();
         Carry<Acc> later = Operator::nothing();
         Acc product = later.gate;
         QUICK_SSM_UNROLL
@@ -228,14 +232,14 @@ private:
         return later;
     }
 
-    // Runs the segment from the state that really enters it, and leaves the state before each step in the place of its
-    // drive, and readout_t g_t in that of g_t.
+    // Runs the segment from the state that really enters it, and leaves the state before each step, and readout_t g_t in the
+    // place of g_t.
     QUICK_SSM_DEVICE static void write_readout_gradients(const Params& params, Shared& shared, const TileRows& rows,
                                                          const TileStages& stages,
                                                          const SegmentMarks<Tile, kPacked>& marks,
                                                          const Held (&held)[kSteps],
-                                                         const Acc (&gates)[kSteps][kVector],
-                                                         Acc (&drives)[kSteps][kVector], Acc (&g)[kSteps][kVector]) {
+                                                         const Terms& terms, Acc (&before)[kSteps][kVector],
+                                                         Acc (&g)[kSteps][kVector]) {
         GradientWriter<Form::kReadoutGradients> writer(
             rows, [&](int n) { return Form::readout_gradient(params, n); }, params.gradient_stride, Order::kForwards);
         Acc h[kVector], y[kSteps][kVector];
@@ -250,14 +254,14 @@ private:
             for (int v = 0; v < kVector; ++v) {
                 if (marks.starts(s)) h[v] = initial_state(params, shared, rows, s, v);
                 const auto again = [&](int input) { return input == Form::kHeld ? held[s][v] : inputs[v](input); };
-                const Acc drive = drives[s][v], readout = Form::readout(again, kept[v]);
-                drives[s][v] = h[v];
-                h[v] = gates[s][v] * h[v] + drive;
+                const Acc readout = Form::readout(again, kept[v]);
+                before[s][v] = h[v];
+                h[v] = terms.gate(s, v, again) * h[v] + terms.drive(s, v, again);
                 Acc of_inputs[Form::kReadoutGradients];
                 Form::readout_gradients(kept[v], g[s][v] * h[v], of_inputs);
                 QUICK_SSM_UNROLL
                 for (int n = 0; n < Form::kReadoutGradients; ++n) gradients[n][v] = of_inputs[n];
-                g[s][v] *= readout;
+                g[s][v] = rounded_product(readout, g[s][v]);
                 y[s][v] = readout * h[v];
             }
             writer.write(s, gradients);
@@ -269,8 +273,7 @@ private:
     QUICK_SSM_DEVICE static void write_state_gradients(const Params& params, Shared& shared, const TileRows& rows,
                                                        const TileStages& stages,
                                                        const SegmentMarks<Tile, kPacked>& marks,
-                                                       const Acc (&gates)[kSteps][kVector],
-                                                       const Acc (&before)[kSteps][kVector],
+                                                       const Terms& terms, const Acc (&before)[kSteps][kVector],
                                                        const Acc (&adjoint)[kSteps][kVector]) {
         GradientWriter<Form::kStateGradients> writer(
             rows, [&](int n) { return Form::state_gradient(params, n); }, params.gradient_stride, Order::kBackwards);
@@ -298,7 +301,7 @@ private:
                 QUICK_SSM_UNROLL
                 for (int n = 0; n < Form::kStateGradients; ++n) gradients[n][v] = of_inputs[n];
                 of_bias[v] += of_inputs[0];
-                z[v] = gates[s][v] * dh;
+                z[v] = terms.gate(s, v, inputs[v]) * dh;
             }
             writer.write(s, gradients);
             if (params.dh0 && (kPacked ? marks.starts(s) : rows.first() + s == 0)) {

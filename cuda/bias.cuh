@@ -5,11 +5,21 @@
 
 namespace QUICK_SSM_NAMESPACE {
 
-template <class Acc>
-QUICK_SSM_DEVICE Acc load_bias(const Params& params, uint32_t channel) {
+// That of neighbouring channels.
+template <class Acc, int kCount>
+QUICK_SSM_DEVICE void load_bias(const Params& params, uint32_t channel, Acc (&values)[kCount]) {
+    QUICK_SSM_UNROLL
+    for (int i = 0; i < kCount; ++i) values[i] = 0;
     const Operand& bias = params.a_bias;
-    if (!bias.data || channel >= params.channels) return 0;
-    return load_as<Acc>(bias.data, bias.dtype, static_cast<int64_t>(channel) * bias.channel_stride);
+    if (!bias.data) return;
+    with_type(bias.data, bias.dtype, [&](const auto* data) {
+        QUICK_SSM_UNROLL
+        for (int i = 0; i < kCount; ++i) {
+            const uint32_t at = channel + static_cast<uint32_t>(i);
+            if (at >= params.channels) continue;
+            values[i] = static_cast<Acc>(decode_value(load_value(data + static_cast<int64_t>(at) * bias.channel_stride)));
+        }
+    });
 }
 
 // That of a tile, in shared memory, which comes while the tile before it is computed: for a pass in which some threads have
@@ -27,7 +37,9 @@ public:
             const Acc* data = static_cast<const Acc*>(bias.data);
             copy_async<sizeof(Acc)>(&bias_[slot], data + static_cast<int64_t>(channel) * bias.channel_stride);
         } else {
-            bias_[slot] = load_bias<Acc>(params, channel);
+            Acc value[1];
+            load_bias(params, channel, value);
+            bias_[slot] = value[0];
         }
     }
     QUICK_SSM_DEVICE Acc bias(int slot) { return bias_[slot]; }

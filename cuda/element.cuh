@@ -124,14 +124,16 @@ struct Pack {
     }
 };
 
-// Any of the four types, chosen at run time: for the combinations that have no kernel of their own.
-template <class Acc>
-QUICK_SSM_DEVICE Acc load_as(const void* data, uint32_t dtype, int64_t index) {
+// Any of the four types, chosen at run time: for the combinations that have no kernel of their own. Calls `visit` with the
+// pointer as one of that type: all that is loaded inside is on its way at the same time, where a choice for each element would
+// wait for the one before.
+template <class Visit>
+QUICK_SSM_DEVICE void with_type(const void* data, uint32_t dtype, const Visit& visit) {
     switch (dtype) {
-        case kF32: return static_cast<Acc>(load_value(static_cast<const float*>(data) + index));
-        case kF16: return static_cast<Acc>(decode_value(load_value(static_cast<const Half*>(data) + index)));
-        case kBF16: return static_cast<Acc>(decode_value(load_value(static_cast<const BFloat*>(data) + index)));
-        default: return static_cast<Acc>(load_value(static_cast<const double*>(data) + index));
+        case kF32: visit(static_cast<const float*>(data)); break;
+        case kF16: visit(static_cast<const Half*>(data)); break;
+        case kBF16: visit(static_cast<const BFloat*>(data)); break;
+        default: visit(static_cast<const double*>(data)); break;
     }
 }
 

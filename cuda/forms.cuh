@@ -63,9 +63,11 @@ struct Plain {
     // The inputs of a tile stay at hand for its gradients: nothing is kept, and none of them held in registers.
     static constexpr int kKept = 0;
     static constexpr int kHeld = -1;
+    // Whether to make gate and drive again costs less than the registers that keep them.
+    static constexpr bool kTermsAgain = true;
     template <class Inputs>
     QUICK_SSM_DEVICE static Terms<Acc, kKept> terms(const Inputs& inputs, Acc) {
-        return {inputs(kA), inputs(kB) * inputs(kX), inputs(kC), {}};
+        return {inputs(kA), rounded_product(inputs(kB), inputs(kX)), inputs(kC), {}};
     }
     template <class Inputs, class Kept>
     QUICK_SSM_DEVICE static Acc readout(const Inputs& inputs, const Kept&) {
@@ -118,6 +120,7 @@ struct Gated {
     enum Factor { kOfA, kOfD, kOfU, kOfCa, kOfCb, kKept };
     // The input that stays in registers until the gradients of the readout, as it was read.
     static constexpr int kHeld = kCb;
+    static constexpr bool kTermsAgain = false;
     template <class Inputs>
     QUICK_SSM_DEVICE static Terms<Acc, kKept> terms(const Inputs& inputs, Acc bias) {
         const Sigmoid<Acc> a = sigmoid<T>(inputs(kA) + bias), d = sigmoid<T>(inputs(kD)), ca = sigmoid<T>(inputs(kCa));

@@ -125,9 +125,8 @@ private:
         }
         if (TileLookBack::asker()) look_back.ask();
         if (TileLookBack::holder()) {
-            own = combine_segments(shared, slot);
+            own = combine_segments(shared, slot, [&] { look_back.ask(); });
             look_back.publish(own, initial);
-            look_back.ask();
         }
         feed.published();
         look_back.wait(shared.entering, initial);
@@ -135,18 +134,22 @@ private:
         QUICK_SSM_BARRIER("entering state written");
         if (TileLookBack::holder()) look_back.publish_state(own, TileLookBack::entering(shared.entering, slot));
     }
-    // Leaves with each segment the carry over all segments before it; returns that over the tile.
-    QUICK_SSM_DEVICE static Carry<Acc> combine_segments(Shared& shared, int slot) {
+    // Leaves with each segment the carry over all segments before it; returns that over the tile. Calls `ask` when it has read
+    // them, or at the end where packed sequences leave no registers for the answers.
+    template <class Ask>
+    QUICK_SSM_DEVICE static Carry<Acc> combine_segments(Shared& shared, int slot, const Ask& ask) {
         Carry<Acc> segments[Tile::kSegments], own = Operator::nothing();
         Acc product = own.gate;
         QUICK_SSM_UNROLL
         for (int i = 0; i < Tile::kSegments; ++i) segments[i] = shared.segments[i * Tile::kChannels + slot];
+        if (!kPacked) ask();
         QUICK_SSM_UNROLL
         for (int i = 0; i < Tile::kSegments; ++i) {
             shared.segments[i * Tile::kChannels + slot] = own;
             product = Operator::multiply_stretches(product, segments[i].gate);
             own = {Operator::gate_of(product), Operator::apply(segments[i], own.state)};
         }
+        if (kPacked) ask();
         return own;
     }
 

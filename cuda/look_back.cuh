@@ -96,7 +96,6 @@ public:
         if (!ends_group(1)) {
             store(plan_.begin[0] + chunk_, own);
         } else {
-            run_.ask(*this);
             while (!run_.complete(*this)) pause();
             store(plan_.begin[1] + (chunk_ >> plan_.shift[1]), Operator::combine(run_.combined, own));
         }
@@ -106,9 +105,10 @@ public:
         if (!last_ && ends_group(2)) store(plan_.begin[2] + states(), {0, Operator::apply(own, entering)});
     }
 
-    // Called by the askers, and by the holders when they have published.
+    // Called by holders and askers before `publish`, when they have read from shared memory what they combine: what is read
+    // after it would come no sooner than what was asked for.
     QUICK_SSM_DEVICE void ask() {
-        if (first() || (holder() && run_.next >= run_.end)) return;
+        if (holder() ? run_.next >= run_.end : chunk_ >> plan_.shift[1] == 0) return;
         run_.ask(*this);
         if (asker()) ask_state();
     }
@@ -130,8 +130,6 @@ public:
 private:
     static_assert(Tile::kThreads >= 2 * Tile::kChannels, "two parts");
 
-    // Whether there is no row for the thread to ask for, nor one before it.
-    QUICK_SSM_DEVICE bool first() const { return chunk_ >> plan_.shift[holder() ? 0 : 1] == 0; }
     QUICK_SSM_DEVICE static int part() { return thread_index() / Tile::kChannels; }
     QUICK_SSM_DEVICE bool ends_group(uint32_t level) const {
         return ((chunk_ + 1) & ((1u << plan_.shift[level]) - 1)) == 0;

@@ -105,12 +105,12 @@ struct WorkspaceHeader {
 static_assert(sizeof(WorkspaceHeader) == 128, "keeps packets in cache lines of their own");
 
 // The shape of the tree decides in which order carries are combined, and so the rounding: it follows from the
-// length and the channels alone. A wide tensor has few tiles in flight per column, for which small groups do; in a narrow
-// one states would have to pass through too many hands.
+// length and the channels alone. The wider a tensor, the fewer tiles of a column are in flight, for which small groups do; in a
+// narrow one states would have to pass through too many hands.
 QUICK_SSM_BOTH LookBackPlan default_radix(uint32_t channel_tiles) {
-    const bool wide = channel_tiles >= 8;
     LookBackPlan plan = {};
-    plan.shift[1] = wide ? 2 : 4, plan.shift[2] = wide ? 4 : 7;
+    plan.shift[1] = channel_tiles < 8 ? 4 : channel_tiles < 16 ? 2 : 1;
+    plan.shift[2] = channel_tiles < 8 ? 6 : channel_tiles < 16 ? 4 : 3;
     return plan;
 }
 

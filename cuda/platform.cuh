@@ -162,6 +162,9 @@ QUICK_SSM_STORE_FUNCTION(uint32_t, ".b32", "%2", "r"(words))
 #undef QUICK_SSM_STORE_FUNCTION
 #undef QUICK_SSM_STORE_IF
 
+// What has been read from shared memory is read again after this, where the compiler would keep it in registers.
+QUICK_SSM_DEVICE void read_again() { asm volatile("" : : : "memory"); }
+
 template <bool kGather, int kWords>
 QUICK_SSM_DEVICE void store_words_if(bool condition, void* address, const uint32_t (&words)[kWords]) {
     static_assert(kWords == 1 || kWords == 2 || kWords % 4 == 0, "4, 8 or a multiple of 16 bytes");
@@ -225,6 +228,9 @@ QUICK_SSM_DEVICE float fast_reciprocal(float x) {
     return value;
 }
 QUICK_SSM_DEVICE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+// Rounded by itself, whatever it is added to: where kernels come to a sum in different ways, but to the same bits.
+QUICK_SSM_DEVICE float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+QUICK_SSM_DEVICE double rounded_product(double a, double b) { return __dmul_rn(a, b); }
 // `value` within bounds; NaN stays NaN.
 QUICK_SSM_DEVICE float at_least(float value, float least) {
     asm("max.NaN.f32 %0, %0, %1;" : "+f"(value) : "f"(least));
@@ -295,6 +301,7 @@ void store_shared_value(void* address, T value) {
     __builtin_memcpy(address, &value, sizeof value);
 }
 
+inline void read_again() {}
 template <bool, int kWords>
 void store_words_if(bool condition, void* address, const uint32_t (&words)[kWords]) {
     if (!condition) return;
@@ -340,6 +347,10 @@ inline void pause() { simt::spin(); }
 inline float fast_exp2(float x) { return exp2f(x); }
 inline float fast_reciprocal(float x) { return 1.0f / x; }
 inline float fused_multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+template <class Acc>
+Acc rounded_product(Acc a, Acc b) {
+    return a * b;
+}
 inline float at_least(float value, float least) { return value < least ? least : value; }
 inline float at_most(float value, float most) { return value > most ? most : value; }
 

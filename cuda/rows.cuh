@@ -64,9 +64,11 @@ public:
     }
     // Reads a tensor of any type, converted at once; zeros where there is none.
     QUICK_SSM_DEVICE void load_any(const Operand& operand, Acc (&values)[Tile::kSteps][kVector]) const {
-        each(
-            operand, [&](int64_t index) { return load_as<Acc>(operand.data, operand.dtype, index); },
-            [&](int s, int v, Acc value) { values[s][v] = value; });
+        with_type(operand.data, operand.dtype, [&](const auto* data) {
+            each(
+                operand, [&](int64_t index) { return static_cast<Acc>(decode_value(load_value(data + index))); },
+                [&](int s, int v, Acc value) { values[s][v] = value; });
+        });
     }
 
     // Writes the steps of the segment to some tensors, one after the other; nowhere where `tensor(n)` is null.

@@ -4,8 +4,8 @@
 // Measured on an H100 and an H200. Of two stages a block holds 48 KB to 99 KB of inputs in shared memory, two or three
 // blocks to a multiprocessor, and cards with 100 KB still run one; of one stage up to 80 KB. Rows of 256 bytes come from
 // memory faster than those of 128, and one block of a large tile is faster than two of half its channels. Packets that are
-// polled at the same time save a wait, up to three of them where that is as many as a group has, else up to four, unless they
-// cost registers that are not there. A kernel that loads while its registers are full spills: then it is fed behind.
+// polled at the same time save a wait, up to three or four of them, unless they cost registers that are not there. A kernel
+// that loads while its registers are full spills: then it is fed behind.
 #pragma once
 
 #include "tile.cuh"
@@ -34,8 +34,8 @@ QUICK_SSM_TILE(Half, kWide, kForward, 4, 8, 16, 16, 2, 2, 1, kAhead)
 QUICK_SSM_TILE(BFloat, kWide, kForward, 4, 8, 16, 16, 2, 3, 1, kAhead)
 QUICK_SSM_TILE(Double, kWide, kForward, 2, 8, 8, 16, 3, 2, 1, kAhead)
 QUICK_SSM_TILE(Float, kWide, kBackward, 2, 4, 32, 8, 2, 3, 2, kAhead)
-QUICK_SSM_TILE(Half, kWide, kBackward, 4, 4, 16, 16, 2, 2, 2, kAhead)
-QUICK_SSM_TILE(BFloat, kWide, kBackward, 4, 4, 16, 16, 2, 3, 2, kAhead)
+QUICK_SSM_TILE(Half, kWide, kBackward, 2, 8, 32, 8, 2, 3, 2, kAhead)
+QUICK_SSM_TILE(BFloat, kWide, kBackward, 2, 8, 32, 8, 2, 3, 2, kAhead)
 QUICK_SSM_TILE(Double, kWide, kBackward, 1, 4, 32, 8, 2, 2, 2, kAhead)
 QUICK_SSM_TILE(Float, kWide, kGatedForward, 4, 4, 8, 16, 2, 3, 2, kAhead)
 QUICK_SSM_TILE(Half, kWide, kGatedForward, 4, 4, 16, 16, 2, 3, 2, kAhead)
@@ -51,11 +51,11 @@ QUICK_SSM_TILE(BFloat, kWide, kSum, 2, 16, 16, 64, 1, 1, 1, kAhead)
 QUICK_SSM_TILE(Double, kWide, kSum, 1, 16, 16, 64, 1, 1, 1, kAhead)
 QUICK_SSM_TILE(Float, kNarrow, kForward, 4, 8, 8, 16, 3, 3, 1, kInTurn)
 QUICK_SSM_TILE(Half, kNarrow, kForward, 4, 8, 16, 16, 2, 3, 1, kInTurn)
-QUICK_SSM_TILE(BFloat, kNarrow, kForward, 8, 8, 8, 16, 3, 3, 1, kInTurn)
+QUICK_SSM_TILE(BFloat, kNarrow, kForward, 8, 8, 8, 16, 3, 4, 1, kInTurn)
 QUICK_SSM_TILE(Double, kNarrow, kForward, 2, 8, 8, 16, 3, 2, 1, kInTurn)
 QUICK_SSM_TILE(Float, kNarrow, kBackward, 4, 4, 8, 16, 4, 3, 1, kInTurn)
-QUICK_SSM_TILE(Half, kNarrow, kBackward, 8, 4, 8, 16, 3, 2, 1, kBehind)
-QUICK_SSM_TILE(BFloat, kNarrow, kBackward, 8, 4, 8, 16, 3, 4, 1, kBehind)
+QUICK_SSM_TILE(Half, kNarrow, kBackward, 4, 8, 16, 8, 4, 3, 1, kBehind)
+QUICK_SSM_TILE(BFloat, kNarrow, kBackward, 4, 8, 16, 8, 4, 3, 1, kBehind)
 QUICK_SSM_TILE(Double, kNarrow, kBackward, 1, 4, 16, 16, 2, 2, 1, kBehind)
 QUICK_SSM_TILE(Float, kNarrow, kGatedForward, 4, 4, 8, 32, 2, 2, 1, kBehind)
 QUICK_SSM_TILE(Half, kNarrow, kGatedForward, 8, 8, 8, 16, 2, 2, 1, kBehind)
@@ -69,8 +69,8 @@ QUICK_SSM_TILE(Float, kLarge, kForward, 4, 8, 16, 16, 1, 3, 1, kAhead)
 QUICK_SSM_TILE(Half, kLarge, kForward, 4, 8, 32, 16, 1, 1, 1, kAhead)
 QUICK_SSM_TILE(BFloat, kLarge, kForward, 4, 8, 32, 16, 1, 3, 1, kAhead)
 QUICK_SSM_TILE(Double, kLarge, kForward, 2, 8, 16, 16, 1, 2, 1, kAhead)
-QUICK_SSM_TILE(Half, kLarge, kBackward, 4, 4, 32, 16, 1, 2, 2, kAhead)
-QUICK_SSM_TILE(BFloat, kLarge, kBackward, 4, 4, 32, 16, 1, 3, 2, kAhead)
+QUICK_SSM_TILE(Half, kLarge, kBackward, 2, 8, 64, 8, 1, 3, 2, kAhead)
+QUICK_SSM_TILE(BFloat, kLarge, kBackward, 2, 8, 64, 8, 1, 3, 2, kAhead)
 #endif
 #undef QUICK_SSM_TILE
 

@@ -38,7 +38,7 @@ pub fn scan(x: &Tensor, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
 ///
 /// On a CUDA device (with the feature `cuda`) a forward and a backward pass are one kernel each, queued on the stream of
 /// candle's device without waiting for it; a backward pass for which none was saved computes the states with another
-/// one. Besides its results a pass uses a workspace of up to a third of the bytes of `x`, its channels rounded up to a
+/// one. Besides its results a pass uses a workspace of up to 0.41 of the bytes of `x`, its channels rounded up to a
 /// multiple of 64. It grows with the largest call and stays allocated: one for each stream, or for each thread where the
 /// device has a stream per thread.
 ///

@@ -34,7 +34,7 @@ fn everything(case: &Case) -> Result<Vec<Tensor>> {
 
 /// Problems with many tiles in every direction, whatever the tile.
 fn problems(tiles: Tiles) -> Vec<Spec> {
-    // a tree of carries has a state at 16 or 128 tiles: tiny ones reach it, real ones complete groups
+    // a tree of carries has a state at 8 to 64 tiles: tiny ones reach it, real ones complete groups
     let dims = match tiles {
         Tiles::Tiny => [(1, 2_100, 3), (2, 300, 34), (1, 533, 16)],
         Tiles::Real => [(2, 1_300, 3), (1, 300, 130), (1, 700, 64)],

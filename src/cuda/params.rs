@@ -192,7 +192,11 @@ impl LookBackPlan {
     ///
     /// It decides in which order carries are combined, so it follows from the length and the channels alone.
     pub(super) fn new(chunks: u32, channel_tiles: u32) -> Self {
-        let shift = if channel_tiles < 8 { [0, 4, 7] } else { [0, 2, 4] };
+        let shift = match channel_tiles {
+            ..8 => [0, 4, 6],
+            8..16 => [0, 2, 4],
+            16.. => [0, 1, 3],
+        };
         let rows = shift.map(|shift| Self::rows_of(chunks, shift));
         Self { shift, begin: [0, rows[0], rows[0] + rows[1]] }
     }

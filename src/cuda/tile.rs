@@ -80,7 +80,7 @@ impl Tile {
             (Form::Plain, Direction::Forward, Code::F16 | Code::BF16) => (4, 8, 16, 16, 1),
             (Form::Plain, Direction::Forward, Code::F64) => (2, 8, 8, 16, 1),
             (Form::Plain, Direction::Backward, Code::F32) => (2, 4, 32, 8, 2),
-            (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 16, 16, 2),
+            (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (2, 8, 32, 8, 2),
             (Form::Gated, Direction::Forward, Code::F32) => (4, 4, 8, 16, 2),
             (Form::Gated, Direction::Forward, Code::F16 | Code::BF16) => (4, 4, 16, 16, 2),
             (Form::Gated, Direction::Backward, Code::F32 | Code::F16 | Code::BF16) => (4, 4, 16, 8, 1),
@@ -98,7 +98,7 @@ impl Tile {
             (_, Direction::Forward, Code::F16 | Code::BF16) => (8, 8, 8, 16),
             (Form::Plain, Direction::Forward, Code::F64) => (2, 8, 8, 16),
             (_, Direction::Backward, Code::F32) => (4, 4, 8, 16),
-            (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (8, 4, 8, 16),
+            (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (4, 8, 16, 8),
             (_, Direction::Backward, Code::F64) => (1, 4, 16, 16),
             (Form::Gated, Direction::Forward, Code::F32) => (4, 4, 8, 32),
             (Form::Gated, Direction::Forward, Code::F64) => (1, 8, 16, 16),
@@ -118,7 +118,7 @@ impl Tile {
             (Form::Plain, Direction::Forward, Code::F32) => (4, 8, 16, 16, 1),
             (Form::Plain, Direction::Forward, Code::F16 | Code::BF16) => (4, 8, 32, 16, 1),
             (Form::Plain, Direction::Forward, Code::F64) => (2, 8, 16, 16, 1),
-            (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (4, 4, 32, 16, 2),
+            (Form::Plain, Direction::Backward, Code::F16 | Code::BF16) => (2, 8, 64, 8, 2),
             _ => return None,
         };
         Some(Self { vector, steps, lanes, segments, stages, feeding: Feeding::Ahead })

@@ -1,7 +1,7 @@
 //! Memory in which the blocks of a launch tell one another their carries.
 //!
 //! There is one workspace per stream, in the memory of candle's device. It grows to what the largest launch needs, and
-//! stays for the next one: 16 bytes (f64: 32) for each channel of a tile, and up to a third of that for groups of tiles.
+//! stays for the next one: 16 bytes (f64: 32) for each channel of a tile, and up to 0.63 of that for groups of tiles.
 //! One launch at a time may use it: those of a stream run one after the other.
 //!
 //! The stream of candle's devices is usually the "per-thread" one: a name that stands for another stream on every thread.

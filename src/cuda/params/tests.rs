@@ -2,10 +2,12 @@ use super::*;
 
 #[test]
 fn the_tree_of_carries() {
-    let wide = LookBackPlan::new(1000, 8);
-    assert_eq!((wide.shift, wide.begin, wide.rows(1000)), ([0, 2, 4], [0, 1000, 1250], 1000 + 250 + 62));
+    let wide = LookBackPlan::new(1000, 16);
+    assert_eq!((wide.shift, wide.begin, wide.rows(1000)), ([0, 1, 3], [0, 1000, 1500], 1000 + 500 + 125));
+    let middle = [8, 15].map(|channel_tiles| LookBackPlan::new(1000, channel_tiles));
+    assert_eq!((middle[0].shift, middle[0].rows(1000), middle[1]), ([0, 2, 4], 1000 + 250 + 62, middle[0]));
     let narrow = LookBackPlan::new(1000, 7);
-    assert_eq!((narrow.shift, narrow.rows(1000)), ([0, 4, 7], 1000 + 62 + 7));
+    assert_eq!((narrow.shift, narrow.rows(1000)), ([0, 4, 6], 1000 + 62 + 15));
     let single = LookBackPlan::new(1, 1);
     assert_eq!((single.begin, single.rows(1)), ([0; 3], 0));
 }
