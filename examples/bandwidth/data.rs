@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::graph;
 use crate::passes::Operation;
+use crate::span::Span;
 use crate::stream::{stream5, stream9, Element, Pages};
 use crate::yardstick::{on, with_slices, Measure, Yardstick};
 
@@ -136,6 +137,11 @@ impl Operation for Data {
 
     fn loss(&self) -> candle_core::Result<Tensor> {
         graph::scan(self)
+    }
+
+    /// After zeros and a sum for the gradient of `y`, from the first of four gradients to the zeros for the first of them.
+    fn span(&self) -> Span {
+        Span { bytes: self.grad_y.elem_count() * self.grad_y.dtype().size_in_bytes(), first: 2, last: 6 }
     }
 
     fn idle_loss(&self) -> candle_core::Result<Tensor> {

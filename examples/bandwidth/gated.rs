@@ -7,6 +7,7 @@ use quick_ssm::Scan;
 use crate::data::{full, uniform, Pass};
 use crate::graph;
 use crate::passes::Operation;
+use crate::span::Span;
 use crate::stream::{stream11, stream6, Element, Pages};
 use crate::yardstick::{on, with_slices, Measure, Yardstick};
 
@@ -102,6 +103,11 @@ impl Operation for GatedData {
 
     fn loss(&self) -> candle_core::Result<Tensor> {
         graph::gated(self)
+    }
+
+    /// From the gradient of the pre-activations to the zeros for it.
+    fn span(&self) -> Span {
+        Span { bytes: self.p.elem_count() * self.p.dtype().size_in_bytes(), first: 0, last: 1 }
     }
 
     fn idle_loss(&self) -> candle_core::Result<Tensor> {

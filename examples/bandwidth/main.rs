@@ -25,6 +25,7 @@ mod layer;
 mod measure;
 mod passes;
 mod report;
+mod span;
 mod stream;
 mod table;
 mod yardstick;

@@ -42,6 +42,11 @@ impl Times {
         Self { rounds, sorted }
     }
 
+    /// The last so many.
+    pub fn last(rounds: usize, all: Vec<f64>) -> Self {
+        Self::new(all[all.len().saturating_sub(rounds)..].to_vec())
+    }
+
     /// What is left when the times of a part of it are taken off, round by round.
     pub fn without(&self, part: &Self) -> Self {
         Self::new(self.rounds.iter().zip(&part.rounds).map(|(all, part)| all - part).collect())

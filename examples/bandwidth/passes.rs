@@ -1,11 +1,14 @@
 //! The passes of an operation against the bandwidth of memory.
 
+use std::cell::RefCell;
+
 use anyhow::{bail, Result};
 use candle_core::{DType, Device, Tensor};
 
 use crate::data::{num_sets, Pass};
 use crate::measure::{interleaved, Contender, Times};
 use crate::report::{print_row, PassTimes, Row};
+use crate::span::Span;
 use crate::stream::{Element, Pages};
 use crate::yardstick::Measure;
 use crate::{or_all, Args};
@@ -38,7 +41,10 @@ pub trait Operation: Sized {
     /// A loss whose backward pass is that of the operation.
     fn loss(&self) -> candle_core::Result<Tensor>;
 
-    /// The same of the stand-in, which computes nothing.
+    /// The part of `loss().backward()` on the CPU that is the backward pass of the operation.
+    fn span(&self) -> Span;
+
+    /// The same loss of the stand-in, which computes nothing.
     fn idle_loss(&self) -> candle_core::Result<Tensor>;
 
     /// candle's own element-wise operation: two tensors in, one out.
@@ -59,23 +65,30 @@ pub fn measure<T: Element, O: Operation>(shape: [usize; 3], device: &Device, arg
             bail!("expected one of the passes that there are, {:?}, got {pass:?}", O::PASSES);
         }
         let (clock, name, yardstick) = O::yardstick::<T>(device, pass, shape, num_sets, pages)?;
-        let mut contenders: Vec<Contender> = vec![
-            contender(pass, &sets)?,
-            Box::new(|call| yardstick(set(call), call)),
-            Box::new(|call| set(call).product()),
-            contender(pass, &decaying)?,
-        ];
-        if pass == Pass::Backward {
+        let (of_scan, of_decaying) = (RefCell::default(), RefCell::default());
+        let mut contenders: Vec<Contender> =
+            vec![Box::new(|call| yardstick(set(call), call)), Box::new(|call| set(call).product())];
+        let watched = pass == Pass::Backward && device.is_cpu();
+        if watched {
+            contenders.push(watched_backward(&sets, &of_scan)?);
+            contenders.push(watched_backward(&decaying, &of_decaying)?);
+        } else {
+            contenders.push(contender(pass, &sets)?);
+            contenders.push(contender(pass, &decaying)?);
+        }
+        if pass == Pass::Backward && !watched {
             contenders.push(backward(sets.iter().map(O::idle_loss))?);
         }
         let mut times = interleaved(&*clock, args.rounds as usize, contenders)?;
-        let around = if pass == Pass::Backward { times.pop() } else { None };
-        let Ok([scan, yardstick, candle, decaying]) = <[_; 4]>::try_from(times) else { bail!("a time is missing") };
-        let own = |times: Times| match &around {
+        let around = if times.len() == 5 { times.pop() } else { None };
+        let Ok([yardstick, candle, scan, decaying]) = <[_; 4]>::try_from(times) else { bail!("a time is missing") };
+        let own = |times: Times, spans: RefCell<Vec<f64>>| match &around {
             Some(around) => times.without(around),
+            None if watched => Times::last(args.rounds as usize, spans.into_inner()),
             None => times,
         };
-        let times = PassTimes { scan: own(scan), yardstick, candle, decaying: own(decaying), around };
+        let (scan, decaying) = (own(scan, of_scan), own(decaying, of_decaying));
+        let times = PassTimes { scan, yardstick, candle, decaying, around };
         let row = Row::new(T::DTYPE, shape, pass, O::tensors(pass), name, &times);
         print_row(&row);
         rows.push(row);
@@ -90,6 +103,18 @@ pub fn contender<O: Operation>(pass: Pass, sets: &[O]) -> Result<Contender<'_>> 
         Pass::Gradients => Box::new(|call| sets[call % sets.len()].gradients()),
         Pass::Backward => backward(sets.iter().map(O::loss))?,
     })
+}
+
+/// That of one of the sets through candle's autograd; what it takes by itself is added to `spans`.
+fn watched_backward<'a, O: Operation>(sets: &'a [O], spans: &'a RefCell<Vec<f64>>) -> Result<Contender<'a>> {
+    let losses = sets.iter().map(O::loss).collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(Box::new(move |call| {
+        let n = call % sets.len();
+        let (grads, seconds) = sets[n].span().time(|| losses[n].backward())?;
+        spans.borrow_mut().push(seconds);
+        grads?;
+        Ok(())
+    }))
 }
 
 /// The backward pass of one of the losses, whose forward pass has been.
