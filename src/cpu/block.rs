@@ -74,7 +74,7 @@ impl<'a, T: Element> Block<'a, T> {
     #[inline(always)]
     pub fn fetch<I: Isa>(&self, row: isize, channel: usize) {
         if begins_line::<T>(channel) {
-            I::prefetch_for_later(self.first.offset(row * self.stride).add(channel).address());
+            I::prefetch(self.first.offset(row * self.stride).add(channel).address());
         }
     }
 }

@@ -50,7 +50,8 @@ pub(crate) struct GatedTerms<'s, T: Element, const ALL: bool> {
 }
 
 /// Reads a row and fetches one to come: five parts of a row, often as many times the same place in a page, are too many
-/// for the processor to foresee.
+/// for the processor to foresee. It comes as far as the second-level cache, for the first one does not hold two rows of all parts
+/// everywhere.
 ///
 /// # Safety
 /// The row and the channels must lie within the block, and the processor must have the instruction set.
@@ -254,7 +255,7 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
             if let Some([da, ..]) = self.dp {
                 let (first, step) = self.terms.all_parts::<I>(at);
                 for n in 0..PARTS {
-                    I::prefetch_for_write(da.ahead(row, first + n * step));
+                    I::prefetch(da.ahead(row, first + n * step));
                 }
             }
             if self.dp.is_some() || self.d_bias.is_some() {

@@ -169,11 +169,8 @@ pub(crate) trait Isa {
         unsafe { Self::write_at(value, to.reach(<Self::V<E::Acc>>::LEN)) }
     }
 
-    /// Asks for the cache line at `at`, soon to be read. Any address will do.
-    fn prefetch<E: Element>(at: *const E);
-
     /// Asks for the cache line at `at` to be brought into the second-level cache. Any address will do.
-    fn prefetch_for_later<E: Element>(at: *const E);
+    fn prefetch<E: Element>(at: *const E);
 
     /// Asks for the cache line at `at`, soon to be overwritten. Any address will do.
     fn prefetch_for_write<E: Element>(at: *const E);

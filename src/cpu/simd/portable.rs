@@ -25,9 +25,6 @@ impl Isa for Scalar {
     fn prefetch<E: Element>(_at: *const E) {}
 
     #[inline(always)]
-    fn prefetch_for_later<E: Element>(_at: *const E) {}
-
-    #[inline(always)]
     fn prefetch_for_write<E: Element>(_at: *const E) {}
 }
 
@@ -136,9 +133,6 @@ impl Isa for Portable {
 
     #[inline(always)]
     fn prefetch<E: Element>(_at: *const E) {}
-
-    #[inline(always)]
-    fn prefetch_for_later<E: Element>(_at: *const E) {}
 
     #[inline(always)]
     fn prefetch_for_write<E: Element>(_at: *const E) {}

@@ -30,12 +30,6 @@ macro_rules! isa {
             #[inline(always)]
             fn prefetch<E: crate::cpu::simd::Element>(at: *const E) {
                 // SAFETY: a prefetch reads nothing and faults on no address.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
-            }
-
-            #[inline(always)]
-            fn prefetch_for_later<E: crate::cpu::simd::Element>(at: *const E) {
-                // SAFETY: as above.
                 unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
             }
 

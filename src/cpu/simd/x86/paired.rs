@@ -35,13 +35,6 @@ impl<I: Isa> Isa for Paired<I> {
     }
 
     #[inline(always)]
-    fn prefetch_for_later<E: Element>(at: *const E) {
-        for line in lines::<I, E>(at) {
-            I::prefetch_for_later(line);
-        }
-    }
-
-    #[inline(always)]
     fn prefetch_for_write<E: Element>(at: *const E) {
         for line in lines::<I, E>(at) {
             I::prefetch_for_write(line);
