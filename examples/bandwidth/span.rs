@@ -66,16 +66,17 @@ pub struct Span {
 }
 
 impl Span {
-    /// Runs `f`, on the only thread that makes large allocations meanwhile. Returns the seconds of the span as well.
-    pub fn time<R>(self, f: impl FnOnce() -> R) -> Result<(R, f64)> {
+    /// Runs `f`, on the only thread that makes large allocations meanwhile. Returns the seconds of the span.
+    pub fn time<R>(self, f: impl FnOnce() -> candle_core::Result<R>) -> Result<f64> {
         START.get_or_init(Instant::now);
         COUNT.store(0, SeqCst);
         LARGE.store(self.bytes, SeqCst);
         let result = f();
         LARGE.store(usize::MAX, SeqCst);
+        result?;
         let count = COUNT.load(SeqCst).min(MOST);
         ensure!(self.last < count, "expected {} allocations of {} bytes, got {count}", self.last + 1, self.bytes);
         let nanoseconds = TIMES[self.last].load(SeqCst) - TIMES[self.first].load(SeqCst);
-        Ok((result, nanoseconds as f64 * 1e-9))
+        Ok(nanoseconds as f64 * 1e-9)
     }
 }
