@@ -37,6 +37,7 @@ struct Backward {
     static constexpr int kSteps = Tile::kSteps;
     static constexpr int kGradY = Form::kInputs;  // the last of the inputs
     static constexpr int kKept = Form::kKept;
+    // A block that is fed behind has the inputs of a tile in shared memory to its end.
     using Terms = SegmentTerms<Form, Tile, Form::kTermsAgain && Tile::kFeeding == Feeding::kBehind>;
     using Held = Pack<T, kVector>;
 
