@@ -1,5 +1,8 @@
 // Feeds a block with tiles, one after the other, and has the inputs of the next one fetched while a tile is computed.
 //
+// Blocks that all loaded their first tile at once would all compute it at once, and leave memory idle: where more tiles follow,
+// they begin one a little after the other.
+//
 // Fed ahead, a block draws the ticket of its next tile when it begins one, and the inputs come as soon as there is room: all
 // of them once the carry of the tile is published, if there is a second stage, else each when it has been read for the last
 // time. The block waits for memory and for other blocks at the same time.
@@ -46,6 +49,9 @@ public:
         tickets_.announce();
         if (!TileTickets::kInTurn) QUICK_SSM_BARRIER("ticket drawn");
         next_ = tickets_.next(params);
+        if (grid_blocks() < params.batch * params.channel_tiles * params.chunks) {
+            sleep_for(kSpread * tickets_.ticket() / grid_blocks());
+        }
         load(next_, [](Moment moment) { return moment != Moment::kBegun; });
         fetch();
     }
@@ -105,6 +111,7 @@ public:
 private:
     static constexpr bool kBehind = Tile::kFeeding == Feeding::kBehind;
     static constexpr bool kVectorised = TileStages::kVectorised;
+    static constexpr uint32_t kSpread = 2000;  // nanoseconds from the first block's beginning to the last one's
 
     QUICK_SSM_BOTH static constexpr Moment moment(int input) {
         return kBehind ? Moment::kRead : Tile::kStages == 2 ? Moment::kPublished : Pass::moment(input);

@@ -215,6 +215,7 @@ QUICK_SSM_DEVICE uint32_t atomic_increment(uint32_t* address) { return atomicAdd
 
 // Between two polls of a packet that is not there yet.
 QUICK_SSM_DEVICE void pause() { __nanosleep(QUICK_SSM_PAUSE_NANOSECONDS); }
+QUICK_SSM_DEVICE void sleep_for(uint32_t nanoseconds) { __nanosleep(nanoseconds); }
 
 // 2^x and 1 / x to some units in the last place; what would be smaller than the smallest normal number is zero.
 QUICK_SSM_DEVICE float fast_exp2(float x) {
@@ -343,6 +344,7 @@ inline uint32_t atomic_increment(uint32_t* address) {
     return (*address)++;
 }
 inline void pause() { simt::spin(); }
+inline void sleep_for(uint32_t) {}
 
 inline float fast_exp2(float x) { return exp2f(x); }
 inline float fast_reciprocal(float x) { return 1.0f / x; }

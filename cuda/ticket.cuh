@@ -52,9 +52,10 @@ public:
     QUICK_SSM_DEVICE void announce() const {
         if (!kInTurn && owner()) shared_.ticket = drawn_;
     }
-    QUICK_SSM_DEVICE Place next(const Params& params) const { return place(params, kInTurn ? drawn_ : shared_.ticket); }
+    QUICK_SSM_DEVICE uint32_t ticket() const { return kInTurn ? drawn_ : shared_.ticket; }
+    QUICK_SSM_DEVICE Place next(const Params& params) const { return place(params, ticket()); }
     // The tile of the ticket that some block draws about one turn of all blocks later.
-    QUICK_SSM_DEVICE Place later(const Params& params) const { return place(params, shared_.ticket + grid_blocks()); }
+    QUICK_SSM_DEVICE Place later(const Params& params) const { return place(params, ticket() + grid_blocks()); }
 
     // Marks the packets of this launch: those of earlier launches stay where they are. Fresh memory has tag 0.
     QUICK_SSM_DEVICE uint32_t tag() const { return shared_.tag; }
