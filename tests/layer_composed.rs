@@ -111,6 +111,18 @@ fn every_option_in_every_dtype() -> Result<()> {
     Ok(())
 }
 
+/// Pre-activations of 36 and 72 MB, which are computed in parts of the batch; in f32 the last part is smaller.
+#[test]
+fn batches_in_parts() -> Result<()> {
+    for dtype in [DType::F32, DType::F64] {
+        for (checkpoint, swapped) in [(true, false), (false, false), (true, true)] {
+            let cfg = QuickSsmConfig { state_size_mult: 64., checkpoint, ..QuickSsmConfig::new(16) };
+            check("parts", &cfg, dtype, (5, 350), swapped)?;
+        }
+    }
+    Ok(())
+}
+
 /// One channel more and less than what a vector holds, and several blocks of rows.
 #[test]
 fn widths_and_lengths_around_boundaries() -> Result<()> {

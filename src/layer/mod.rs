@@ -5,6 +5,7 @@ mod config;
 mod file;
 mod node;
 mod params;
+mod parts;
 mod pass;
 mod rnn;
 mod rows;

@@ -73,7 +73,7 @@ struct LayerOp {
     weights: Option<Arc<Weights>>,
     problem: Problem,
     saved: Option<Tensor>,
-    between: Option<Between>,
+    between: Vec<Between>,
     from_state: bool,
     with_state: bool,
 }
@@ -101,7 +101,7 @@ impl Backward for LayerOp {
         let results = Results {
             problem: &self.problem,
             saved: self.saved.as_ref(),
-            between: self.between.as_ref(),
+            between: &self.between,
             grad_y: grad_y.as_ref(),
             grad_last: grad_last.as_ref(),
         };

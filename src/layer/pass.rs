@@ -35,7 +35,8 @@ pub(super) struct Forward {
     pub last: Option<Storage>,
     /// What the scan's backward pass begins its chunks with.
     pub saved: Option<Tensor>,
-    pub between: Option<Between>,
+    /// Of each part of the batch that was computed by itself, where it is kept.
+    pub between: Vec<Between>,
     /// What the scan was.
     pub problem: Problem,
 }
@@ -66,8 +67,8 @@ pub(super) struct Wanted {
 pub(super) struct Results<'a> {
     pub problem: &'a Problem,
     pub saved: Option<&'a Tensor>,
-    /// Computed again where it has not been kept.
-    pub between: Option<&'a Between>,
+    /// As the forward pass has kept it; computed again where it has not.
+    pub between: &'a [Between],
     pub grad_y: Option<&'a Tensor>,
     pub grad_last: Option<&'a Tensor>,
 }
@@ -75,7 +76,7 @@ pub(super) struct Results<'a> {
 impl Pass<'_> {
     /// The output for `xs`, `[B, L, H]` of at least one element, from the state `h0`, `[B, S]`, and the last state if
     /// `with_state`.
-    pub fn forward(&self, xs: &Tensor, h0: Option<&Tensor>, with_state: bool, keep: Keep) -> Result<Forward> {
+    pub fn forward_at_once(&self, xs: &Tensor, h0: Option<&Tensor>, with_state: bool, keep: Keep) -> Result<Forward> {
         let rows = rows_of(xs)?;
         let n = self.norm(&rows)?;
         let p = self.project(&n, xs)?;
@@ -91,13 +92,20 @@ impl Pass<'_> {
         let ys = self.readout(&ch)?;
         let residual = self.cfg.use_residual.then_some(&rows);
         let y = rows::add(&ys, &self.weights.out_bias, residual, xs.dtype())?;
-        let between = kept.map(|(n, p)| Between { n, p, ch });
+        let between = kept.map(|(n, p)| Between { n, p, ch }).into_iter().collect();
         Ok(Forward { y, last: scan.last, saved: scan.saved, between, problem })
     }
 
     /// The gradients that are wanted.
-    pub fn backward(&self, xs: &Tensor, h0: Option<&Tensor>, results: Results, wanted: &Wanted) -> Result<Gradients> {
+    pub fn backward_at_once(
+        &self,
+        xs: &Tensor,
+        h0: Option<&Tensor>,
+        results: Results,
+        wanted: &Wanted,
+    ) -> Result<Gradients> {
         let Results { problem, saved, between, grad_y, grad_last } = results;
+        let between = between.first();
         let (w, eps) = (&wanted.params, self.cfg.eps);
         let rows = rows_of(xs)?;
         let grad_y = grad_y.map(rows_of).transpose()?;
