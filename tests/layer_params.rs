@@ -82,8 +82,8 @@ fn checkpoint_changes_no_result() -> Result<()> {
     let small = (QuickSsmConfig::new(8), (2, 40));
     // its pre-activations, 36 MB in f32, are computed in parts
     let large = (QuickSsmConfig { state_size_mult: 64., ..QuickSsmConfig::new(16) }, (5, 350));
-    let small = [DType::F32, DType::BF16, DType::F16, DType::F64].map(|dtype| (&small, dtype));
-    for ((cfg, (batch, len)), dtype) in small.into_iter().chain([(&large, DType::F32)]) {
+    let dtypes = [DType::F32, DType::BF16, DType::F16, DType::F64];
+    for ((cfg, (batch, len)), dtype) in dtypes.map(|dtype| (&small, dtype)).into_iter().chain([(&large, DType::F32)]) {
         let results = [true, false].map(|checkpoint| -> Result<Vec<Vec<f64>>> {
             let cfg = QuickSsmConfig { checkpoint, compute_dtype: Some(dtype), ..cfg.clone() };
             let (layer, variables) = layer(&cfg, DType::F32, 3)?;

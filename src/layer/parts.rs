@@ -17,15 +17,15 @@ const MOST: usize = 24 << 20;
 impl Pass<'_> {
     /// As [`forward_at_once`](Self::forward_at_once).
     pub fn forward(&self, xs: &Tensor, h0: Option<&Tensor>, with_state: bool, keep: Keep) -> Result<Forward> {
-        let parts = self.parts(xs)?;
-        if parts.len() == 1 {
+        let (batch, size) = (xs.dim(0)?, self.part_size(xs)?);
+        if size >= batch {
             return self.forward_at_once(xs, h0, with_state, keep);
         }
         let (mut ys, mut lasts, mut saved, mut between) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut of_part = None;
-        for part in &parts {
-            let h0 = h0.map(|h0| of(h0, part)).transpose()?;
-            let forward = self.forward_at_once(&of(xs, part)?, h0.as_ref(), with_state, keep)?;
+        for part in parts(batch, size) {
+            let h0 = h0.map(|h0| of(h0, &part, batch)).transpose()?;
+            let forward = self.forward_at_once(&of(xs, &part, batch)?, h0.as_ref(), with_state, keep)?;
             ys.push(forward.y);
             lasts.extend(forward.last);
             saved.extend(forward.saved);
@@ -38,23 +38,22 @@ impl Pass<'_> {
             last: with_state.then(|| joined(lasts)).transpose()?,
             saved: (keep != Keep::Nothing).then(|| Tensor::cat(&saved, 0)).transpose()?,
             between,
-            problem: Problem { batch: xs.dim(0)?, ..problem },
+            problem: Problem { batch, ..problem },
         })
     }
 
     /// As [`backward_at_once`](Self::backward_at_once).
     pub fn backward(&self, xs: &Tensor, h0: Option<&Tensor>, results: Results, wanted: &Wanted) -> Result<Gradients> {
-        let parts = self.parts(xs)?;
-        if parts.len() == 1 {
+        let (batch, size) = (xs.dim(0)?, self.part_size(xs)?);
+        if size >= batch {
             return self.backward_at_once(xs, h0, results, wanted);
         }
-        let batch = xs.dim(0)?;
         let (mut dxs, mut dh0s) = (Vec::new(), Vec::new());
         let mut sums: Vec<Option<Tensor>> = Vec::new();
-        for (n, part) in parts.iter().enumerate() {
-            let of_some = |t: Option<&Tensor>| t.map(|t| of(t, part)).transpose();
+        for (n, part) in parts(batch, size).enumerate() {
+            let of_some = |t: Option<&Tensor>| t.map(|t| of(t, &part, batch)).transpose();
             let (saved, grad_y, grad_last) =
-                (of_some_rows(results.saved, part, batch)?, of_some(results.grad_y)?, of_some(results.grad_last)?);
+                (of_some(results.saved)?, of_some(results.grad_y)?, of_some(results.grad_last)?);
             let results = Results {
                 problem: &Problem { batch: part.len(), ..results.problem.clone() },
                 saved: saved.as_ref(),
@@ -62,7 +61,7 @@ impl Pass<'_> {
                 grad_y: grad_y.as_ref(),
                 grad_last: grad_last.as_ref(),
             };
-            let grads = self.backward_at_once(&of(xs, part)?, of_some(h0)?.as_ref(), results, wanted)?;
+            let grads = self.backward_at_once(&of(xs, &part, batch)?, of_some(h0)?.as_ref(), results, wanted)?;
             dxs.extend(grads.xs);
             dh0s.extend(grads.h0);
             let params = grads.params.named().into_iter().map(|(_, grad)| grad.clone());
@@ -76,9 +75,9 @@ impl Pass<'_> {
         Ok(Gradients { xs: whole(dxs)?, h0: whole(dh0s)?, params: wanted.params.map(|_| sums.next().flatten()) })
     }
 
-    /// Parts of the batch, about as large as one another. A single one on a device, and in half precision, where gradients that
-    /// are added up would be rounded once for each part.
-    fn parts(&self, xs: &Tensor) -> Result<Vec<Range<usize>>> {
+    /// Sequences of a part, for parts about as large as one another. All of them on a device, and in half precision, where
+    /// gradients that are added up would be rounded once for each part.
+    fn part_size(&self, xs: &Tensor) -> Result<usize> {
         let (batch, len, _) = xs.dims3()?;
         let dtype = self.weights.dtypes.compute;
         let row = self.weights.projection.dim(0)? * dtype.size_in_bytes();
@@ -86,23 +85,20 @@ impl Pass<'_> {
             Device::Cpu if accumulation_dtype(dtype) == dtype => MOST / len.saturating_mul(row).max(1),
             _ => batch,
         };
-        let size = batch.div_ceil(batch.div_ceil(most.max(1)).max(1)).max(1);
-        Ok((0..batch).step_by(size).map(|start| start..batch.min(start + size)).collect())
+        let parts = batch.div_ceil(most.max(1)).max(1);
+        Ok(batch.div_ceil(parts))
     }
 }
 
-/// A part of a tensor whose first dimension is the batch.
-fn of(t: &Tensor, part: &Range<usize>) -> Result<Tensor> {
-    t.detach().narrow(0, part.start, part.len())
+/// The parts of a batch, of so many sequences but for the last one, which may have fewer.
+fn parts(batch: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..batch).step_by(size).map(move |start| start..batch.min(start + size))
 }
 
-/// The same of one that has some rows for each element of the batch.
-fn of_some_rows(t: Option<&Tensor>, part: &Range<usize>, batch: usize) -> Result<Option<Tensor>> {
-    let of_rows = |t: &Tensor| {
-        let rows = t.dim(0)? / batch;
-        of(t, &(part.start * rows..part.end * rows))
-    };
-    t.map(of_rows).transpose()
+/// A part of a tensor that has one row, or several, for each sequence of the batch.
+fn of(t: &Tensor, part: &Range<usize>, batch: usize) -> Result<Tensor> {
+    let rows = t.dim(0)? / batch;
+    t.detach().narrow(0, part.start * rows, part.len() * rows)
 }
 
 fn plus(sum: Option<Tensor>, grad: Option<Tensor>) -> Result<Option<Tensor>> {
