@@ -2,8 +2,9 @@
 
 use candle_core::{bail, Error, Result, Shape, Tensor};
 
-use crate::autograd::{attach, Backward};
+use crate::autograd::{attach, Backward, Output};
 use crate::backend::{backward_gated, cast, forward_gated, Forward, GatedInputs, GatedWanted, Given};
+use crate::bench::BackwardPass;
 use crate::problem::{check_gated, Problem};
 use crate::scan::Scan;
 
@@ -71,20 +72,36 @@ impl Scan {
     }
 
     fn gated(&self, p: &Tensor, a_bias: Option<&Tensor>, with_state: bool) -> Result<(Tensor, Option<Tensor>)> {
-        let problem = self.gated_problem(p, a_bias)?;
         let mut args = vec![p];
         args.extend(a_bias);
         args.extend(self.h0());
-        let tracked = args.iter().any(|t| t.track_op());
+        let (op, computed) = self.gated_computed(p, a_bias, with_state, args.iter().any(|t| t.track_op()))?;
+        let mut outputs = attach(op, &args, computed)?.into_iter();
+        let y = outputs.next().ok_or_else(|| Error::msg("scan: an output is missing"))?;
+        Ok((y, outputs.next()))
+    }
+
+    /// The outputs, and the operation that differentiates them, for which `tracked` saves states.
+    fn gated_computed(
+        &self,
+        p: &Tensor,
+        a_bias: Option<&Tensor>,
+        with_state: bool,
+        tracked: bool,
+    ) -> Result<(GatedOp, Vec<Output>)> {
+        let problem = self.gated_problem(p, a_bias)?;
         let inputs = GatedInputs::new(&problem, p, a_bias, self.h0())?;
         let Forward { y, last, saved } = forward_gated(&problem, &inputs, true, with_state, tracked)?;
         let y = y.map(|y| (y, Shape::from(problem.dims())));
         let last = last.map(|h| (h, Shape::from(problem.state_dims())));
         let computed = y.into_iter().chain(last).collect();
-        let op = GatedOp { problem, saved, has_bias: a_bias.is_some(), with_state };
-        let mut outputs = attach(op, &args, computed)?.into_iter();
-        let y = outputs.next().ok_or_else(|| Error::msg("scan: an output is missing"))?;
-        Ok((y, outputs.next()))
+        Ok((GatedOp { problem, saved, has_bias: a_bias.is_some(), with_state }, computed))
+    }
+
+    /// The backward pass of [`apply_gated`](Self::apply_gated) without an initial state, for arguments that are tracked.
+    pub(crate) fn gated_backward_pass(&self, p: &Tensor, a_bias: &Tensor) -> Result<BackwardPass> {
+        let (op, computed) = self.gated_computed(p, Some(a_bias), false, true)?;
+        BackwardPass::new(op, &[p, a_bias], computed)
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod autograd;
 mod backend;
+#[doc(hidden)]
+pub mod bench;
 mod cpu;
 #[cfg(any(feature = "cuda", feature = "simt"))]
 mod cuda;

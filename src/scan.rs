@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{bail, DType, Error, Result, Shape, Tensor};
 
-use crate::autograd::{attach, Backward};
+use crate::autograd::{attach, Backward, Output};
 use crate::backend::{backward, cast, forward, Forward, Given, Gradients, Inputs, Wanted};
+use crate::bench::BackwardPass;
 use crate::problem::{
     accumulation_dtype, check_addressable, check_float, check_inputs, check_offsets, Problem, Sequences,
 };
@@ -236,19 +237,37 @@ impl Scan {
         c: Option<&Tensor>,
         outputs: Outputs,
     ) -> Result<[Tensor; N]> {
-        let problem = self.problem(x, a, b, c)?;
         let mut args = vec![x, a, b];
         args.extend(c);
         args.extend(&self.initial_state);
-        let tracked = args.iter().any(|t| t.track_op());
+        let (op, computed) = self.computed(x, a, b, c, outputs, args.iter().any(|t| t.track_op()))?;
+        let tensors = attach(op, &args, computed)?;
+        tensors.try_into().map_err(|_| Error::msg("scan: an output is missing"))
+    }
+
+    /// The outputs, and the operation that differentiates them, for which `tracked` saves states.
+    fn computed(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        c: Option<&Tensor>,
+        outputs: Outputs,
+        tracked: bool,
+    ) -> Result<(ScanOp, Vec<Output>)> {
+        let problem = self.problem(x, a, b, c)?;
         let inputs = Inputs::new(&problem, x, a, b, c, self.initial_state.as_ref())?;
         let Forward { y, last, saved } = forward(&problem, &inputs, outputs.y, outputs.last, tracked)?;
         let y = y.map(|y| (y, Shape::from(problem.dims())));
         let last = last.map(|h| (h, Shape::from(problem.state_dims())));
         let computed = y.into_iter().chain(last).collect();
-        let op = ScanOp { problem, saved, has_c: c.is_some(), outputs };
-        let tensors = attach(op, &args, computed)?;
-        tensors.try_into().map_err(|_| Error::msg("scan: an output is missing"))
+        Ok((ScanOp { problem, saved, has_c: c.is_some(), outputs }, computed))
+    }
+
+    /// The backward pass of [`apply`](Self::apply) without an initial state, for arguments that are tracked.
+    pub(crate) fn backward_pass(&self, x: &Tensor, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<BackwardPass> {
+        let (op, computed) = self.computed(x, a, b, Some(c), Outputs { y: true, last: false }, true)?;
+        BackwardPass::new(op, &[x, a, b, c], computed)
     }
 }
 

@@ -5,7 +5,7 @@ mod common;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use common::judge::Tolerance;
 use common::{assert_same_bits, devices, random, random_inputs, values};
-use quick_ssm::{reference, scan, Scan};
+use quick_ssm::{bench, reference, scan, Scan};
 
 const DIMS: (usize, usize, usize) = (2, 21, 5);
 
@@ -235,6 +235,32 @@ fn nothing_tracked_makes_no_graph() -> Result<()> {
         // gradients() is outside of any graph, whatever its arguments are
         let grads = Scan::new().gradients(x, &a, &b, &c, x)?;
         assert!(grads.iter().all(|g| !g.track_op()));
+    }
+    Ok(())
+}
+
+/// What the benchmark times is the backward pass of the graph.
+#[test]
+fn backward_passes_by_themselves() -> Result<()> {
+    for device in devices() {
+        let (batch, len, channels) = DIMS;
+        let vars = vars(9, DType::F32, device)?;
+        let [x, a, b, c, _] = &vars[..] else { panic!("five variables") };
+        let p = Var::from_tensor(&random(90, &[batch, len, 5 * channels], -2., 2., DType::F32, device)?)?;
+        let bias = Var::from_tensor(&random(91, &[channels], -1., 1., DType::F32, device)?)?;
+        let ones = Tensor::ones(DIMS, DType::F32, device)?;
+        let plain = (scan(x, a, b, c)?, bench::scan(x, a, b, c)?, vec![x, a, b, c]);
+        let gated = (Scan::new().apply_gated(&p, Some(&bias))?, bench::gated(&p, &bias)?, vec![&p, &bias]);
+        for (y, pass, args) in [plain, gated] {
+            let graph = y.sum_all()?.backward()?;
+            let gradients = pass.run(&ones)?;
+            assert_eq!(gradients.len(), args.len());
+            for (n, (got, arg)) in gradients.iter().zip(args).enumerate() {
+                let (Some(got), Some(want)) = (got, graph.get(arg)) else { panic!("argument {n} has no gradient") };
+                // candle adds it to zeros, after which no zero is negative
+                assert_same_bits(&format!("argument {n}"), &(got + got.zeros_like()?)?, want)?;
+            }
+        }
     }
     Ok(())
 }

@@ -5,13 +5,12 @@ use std::ops::Range;
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor, Var};
 use clap::ValueEnum;
+use quick_ssm::bench::{self, BackwardPass};
 use quick_ssm::Scan;
 use rand::{rngs::StdRng, Rng, SeedableRng};
 use rayon::prelude::*;
 
-use crate::graph;
 use crate::passes::Operation;
-use crate::span::Span;
 use crate::stream::{stream5, stream9, Element, Pages};
 use crate::yardstick::{on, with_slices, Measure, Yardstick};
 
@@ -30,7 +29,7 @@ pub enum Pass {
     Forward,
     /// `Scan::gradients`: the backward pass when no forward pass has kept a state for it.
     Gradients,
-    /// The backward pass through candle's autograd.
+    /// The backward pass that candle's autograd calls, which has the states that a forward pass has kept.
     Backward,
 }
 
@@ -135,17 +134,13 @@ impl Operation for Data {
         Ok(())
     }
 
-    fn loss(&self) -> candle_core::Result<Tensor> {
-        graph::scan(self)
+    fn backward_pass(&self) -> Result<BackwardPass> {
+        let [x, a, b, c] = self.vars.each_ref().map(Var::as_tensor);
+        Ok(bench::scan(x, a, b, c)?)
     }
 
-    /// After zeros and a sum for the gradient of `y`, from the first of four gradients to the zeros for the first of them.
-    fn span(&self) -> Span {
-        Span { bytes: self.grad_y.elem_count() * self.grad_y.dtype().size_in_bytes(), first: 2, last: 6 }
-    }
-
-    fn idle_loss(&self) -> candle_core::Result<Tensor> {
-        graph::idle(self)
+    fn grad_y(&self) -> &Tensor {
+        &self.grad_y
     }
 
     fn product(&self) -> Result<()> {

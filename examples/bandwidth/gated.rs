@@ -2,12 +2,11 @@
 
 use anyhow::{bail, Result};
 use candle_core::{DType, Device, Tensor, Var};
+use quick_ssm::bench::{self, BackwardPass};
 use quick_ssm::Scan;
 
 use crate::data::{full, uniform, Pass};
-use crate::graph;
 use crate::passes::Operation;
-use crate::span::Span;
 use crate::stream::{stream11, stream6, Element, Pages};
 use crate::yardstick::{on, with_slices, Measure, Yardstick};
 
@@ -16,12 +15,12 @@ const PARTS: usize = 5;
 
 /// Pre-activations, `[B, L, 5S]`, a bias, and the gradient of the result.
 pub struct GatedData {
-    pub p: Tensor,
-    pub bias: Tensor,
+    p: Tensor,
+    bias: Tensor,
     /// The same memory, tracked.
-    pub var: Var,
-    pub bias_var: Var,
-    pub grad_y: Tensor,
+    var: Var,
+    bias_var: Var,
+    grad_y: Tensor,
     /// A fifth each of `p`, as it lies in memory.
     fifths: [Tensor; PARTS],
 }
@@ -34,10 +33,6 @@ impl GatedData {
         let fifth = |n: usize| values.narrow(0, n * count, count);
         let fifths = [fifth(0)?, fifth(1)?, fifth(2)?, fifth(3)?, fifth(4)?];
         Ok(Self { p, bias, var, bias_var, grad_y, fifths })
-    }
-
-    pub fn apply(&self, p: &Tensor, bias: &Tensor) -> candle_core::Result<Tensor> {
-        Scan::new().apply_gated(p, Some(bias))
     }
 }
 
@@ -93,7 +88,7 @@ impl Operation for GatedData {
     }
 
     fn forward(&self) -> Result<()> {
-        self.apply(&self.p, &self.bias)?;
+        Scan::new().apply_gated(&self.p, Some(&self.bias))?;
         Ok(())
     }
 
@@ -101,17 +96,12 @@ impl Operation for GatedData {
         bail!("a gated scan has no gradients without a graph")
     }
 
-    fn loss(&self) -> candle_core::Result<Tensor> {
-        graph::gated(self)
+    fn backward_pass(&self) -> Result<BackwardPass> {
+        Ok(bench::gated(&self.var, &self.bias_var)?)
     }
 
-    /// From the gradient of the pre-activations to the zeros for it.
-    fn span(&self) -> Span {
-        Span { bytes: self.p.elem_count() * self.p.dtype().size_in_bytes(), first: 0, last: 1 }
-    }
-
-    fn idle_loss(&self) -> candle_core::Result<Tensor> {
-        graph::idle_gated(self)
+    fn grad_y(&self) -> &Tensor {
+        &self.grad_y
     }
 
     fn product(&self) -> Result<()> {

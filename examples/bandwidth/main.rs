@@ -25,7 +25,6 @@ mod layer;
 mod measure;
 mod passes;
 mod report;
-mod span;
 mod stream;
 mod table;
 mod yardstick;
@@ -46,7 +45,7 @@ use table::Table;
 ///
 /// A ratio is one of times, so that less is better: of medians, and in brackets of minima. The yardstick is a plain
 /// element-wise kernel on all threads, on a CUDA device a copy. "gradients" is `Scan::gradients`, "backward" the backward
-/// pass of candle's autograd without candle's own additions around it. Allocations are timed too, and are the system's: an
+/// pass that candle's autograd calls, without candle's own additions around it. Allocations are timed too, and are the system's: an
 /// allocator that keeps memory shifts all times and ratios.
 #[derive(Debug, Parser)]
 struct Args {

@@ -28,33 +28,18 @@ impl Clock for WallClock {
 /// What is measured: a call, allocation and release of its outputs included.
 pub type Contender<'a> = Box<dyn FnMut(usize) -> Result<()> + 'a>;
 
-/// The times of a contender over all rounds, in seconds.
-pub struct Times {
-    rounds: Vec<f64>,
-    /// The same in order of size.
-    sorted: Vec<f64>,
-}
+/// The times of a contender over all rounds, in seconds and in order of size.
+pub struct Times(Vec<f64>);
 
 impl Times {
-    fn new(rounds: Vec<f64>) -> Self {
-        let mut sorted = rounds.clone();
-        sorted.sort_by(f64::total_cmp);
-        Self { rounds, sorted }
-    }
-
-    /// The last so many.
-    pub fn last(rounds: usize, all: Vec<f64>) -> Self {
-        Self::new(all[all.len().saturating_sub(rounds)..].to_vec())
-    }
-
-    /// What is left when the times of a part of it are taken off, round by round.
-    pub fn without(&self, part: &Self) -> Self {
-        Self::new(self.rounds.iter().zip(&part.rounds).map(|(all, part)| all - part).collect())
+    fn new(mut seconds: Vec<f64>) -> Self {
+        seconds.sort_by(f64::total_cmp);
+        Self(seconds)
     }
 
     fn quantile(&self, q: f64) -> f64 {
-        let position = q * (self.sorted.len() - 1) as f64;
-        let (low, high) = (self.sorted[position.floor() as usize], self.sorted[position.ceil() as usize]);
+        let position = q * (self.0.len() - 1) as f64;
+        let (low, high) = (self.0[position.floor() as usize], self.0[position.ceil() as usize]);
         low + (high - low) * position.fract()
     }
 
@@ -63,13 +48,12 @@ impl Times {
     }
 
     pub fn min(&self) -> f64 {
-        self.sorted[0]
+        self.0[0]
     }
 
-    /// Half of the range of the middle half, as a share of the median, which may be below zero where times are
-    /// [differences](Self::without).
+    /// Half of the range of the middle half, as a share of the median.
     pub fn noise(&self) -> f64 {
-        (self.quantile(0.75) - self.quantile(0.25)) / 2. / self.median().abs()
+        (self.quantile(0.75) - self.quantile(0.25)) / 2. / self.median()
     }
 }
 

@@ -38,8 +38,6 @@ pub struct Row {
     /// Time on a decaying state over that on random data.
     pub decaying: f64,
     pub decaying_min: f64,
-    /// What candle's autograd did around it, which the times do not contain.
-    pub around_ms: f64,
 }
 
 /// The times of one pass.
@@ -48,8 +46,6 @@ pub struct PassTimes {
     pub yardstick: Times,
     pub candle: Times,
     pub decaying: Times,
-    /// What candle's autograd does around the scan, taken off the times of the scan.
-    pub around: Option<Times>,
 }
 
 impl Row {
@@ -61,7 +57,7 @@ impl Row {
         yardstick: &'static str,
         times: &PassTimes,
     ) -> Self {
-        let PassTimes { scan, yardstick: plain, candle, decaying, around } = times;
+        let PassTimes { scan, yardstick: plain, candle, decaying } = times;
         let bytes = (shape.iter().product::<usize>() * dtype.size_in_bytes() * tensors) as f64;
         // `&x * &a` moves three tensors
         let scale = tensors as f64 / 3.;
@@ -84,7 +80,6 @@ impl Row {
             vs_candle_min: ratio(Times::min, candle) / scale,
             decaying: decaying.median() / scan.median(),
             decaying_min: decaying.min() / scan.min(),
-            around_ms: around.as_ref().map_or(0., Times::median) * 1e3,
         }
     }
 
