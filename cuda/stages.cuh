@@ -128,7 +128,7 @@ private:
 
     QUICK_SSM_DEVICE static void copy(unsigned char* to, const T* from) {
         if constexpr (kVectorised) {
-            copy_async<Tile::kAccessBytes, Tile::kPieces>(to, from);
+            copy_async<Tile::kAccessBytes, Tile::kFetchesMore>(to, from);
         } else {
             store_shared_value(to, load_value(from));
         }

@@ -31,7 +31,7 @@ struct TileShape {
     static constexpr Feeding kFeeding = kFeeding_;
     static constexpr bool kInTurn = kFeeding == Feeding::kInTurn;
     // Whether the rows of a tile are pieces of longer ones, whose other pieces blocks beside this one work on: then the
-    // second-level cache does well to fetch more than it was asked for, and to gather what is written.
+    // second-level cache does well to gather what is written.
     static constexpr bool kPieces = kWidth != Width::kNarrow;
     static constexpr int kThreads = kLanes * kSegments;
     static constexpr int kChannels = kLanes * kVector;
@@ -39,6 +39,8 @@ struct TileShape {
     // The last threads fetch inputs, where there are enough of them: not those that have a share in the look-back.
     static constexpr int kLoaders = kThreads >= 4 * kChannels ? kThreads - 2 * kChannels : kThreads;
     static constexpr int kRowBytes = kChannels * static_cast<int>(sizeof(T));
+    // Memory is at its best with 256 bytes at a time: of a shorter piece the second-level cache fetches the others with it.
+    static constexpr bool kFetchesMore = kPieces && kRowBytes < 256;
     static constexpr int kAccessBytes = kRowBytes < 16 ? kRowBytes : 16;  // that a `_vector` kernel copies at once
     static constexpr int kAccess = kAccessBytes / static_cast<int>(sizeof(T));
 

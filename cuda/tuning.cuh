@@ -2,8 +2,8 @@
 // per multiprocessor to keep registers for, the packets of a run polled at a time, the stages, and how it is fed.
 //
 // Measured on an H100 and an H200. Of two stages a block holds 48 KB to 99 KB of inputs in shared memory, two or three
-// blocks to a multiprocessor, and cards with 100 KB still run one; of one stage up to 80 KB. Rows of 256 bytes come from
-// memory faster than those of 128, and one block of a large tile is faster than two of half its channels. Packets that are
+// blocks to a multiprocessor, and cards with 100 KB still run one; of one stage up to 80 KB. Rows of 256 bytes are
+// written faster than those of 128, and one block of a large tile is faster than two of half its channels. Packets that are
 // polled at the same time save a wait, up to three or four of them, unless they cost registers that are not there. A kernel
 // that loads while its registers are full spills: then it is fed behind.
 #pragma once
