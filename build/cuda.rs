@@ -43,13 +43,51 @@ fn compile() -> Result<(), String> {
 
     // the builder panics where nvcc fails: nvcc has said why by then
     panic::set_hook(Box::new(|_| {}));
-    let written = panic::catch_unwind(|| builder.build_ptx().and_then(|bindings| bindings.write(out.join("ptx.rs"))));
+    let compiled = panic::catch_unwind(|| builder.build_ptx().map(drop));
     drop(panic::take_hook());
-    if !matches!(written, Ok(Ok(()))) {
+    if !matches!(compiled, Ok(Ok(()))) {
         println!("cargo::error=nvcc could not compile the kernels in cuda/ for compute capability {capability}");
         process::exit(1);
     }
-    Ok(())
+    write_kernels(&out)
+}
+
+/// Writes the list of all kernels, each by its name and in PTX of its own.
+///
+/// The driver compiles what it loads as a whole: of the dozen kernels of a file a call needs one.
+fn write_kernels(out: &Path) -> Result<(), String> {
+    let mut list = String::from("const KERNELS: &[(&str, &str)] = &[\n");
+    for file in files("cu")? {
+        let path = out.join(file.with_extension("ptx").file_name().unwrap_or_default());
+        let failed = |what: &str, path: &Path, error| format!("cannot {what} {}: {error}", path.display());
+        let ptx = fs::read_to_string(&path).map_err(|error| failed("read", &path, error))?;
+        let kernels = kernels(&ptx).filter(|kernels| !kernels.is_empty());
+        for (name, ptx) in kernels.ok_or_else(|| format!("expected kernels in {}", path.display()))? {
+            let path = out.join(&name).with_extension("ptx");
+            fs::write(&path, ptx).map_err(|error| failed("write", &path, error))?;
+            list += &format!("    ({name:?}, include_str!({path:?})),\n");
+        }
+    }
+    fs::write(out.join("kernels.rs"), list + "];\n")
+        .map_err(|error| format!("cannot write the list of kernels: {error}"))
+}
+
+/// The kernels in PTX as nvcc writes it, by their names: each with all that is not a kernel. `None` where one has no end.
+fn kernels(ptx: &str) -> Option<Vec<(String, String)>> {
+    let (mut shared, mut found) = (String::new(), Vec::new());
+    let mut lines = ptx.split_inclusive('\n');
+    while let Some(line) = lines.next() {
+        let Some(rest) = line.strip_prefix(".visible .entry ") else {
+            shared += line;
+            continue;
+        };
+        let mut kernel = String::from(line);
+        while !kernel.ends_with("\n}\n") {
+            kernel += lines.next()?;
+        }
+        found.push((rest.trim_end().trim_end_matches('(').to_string(), kernel));
+    }
+    Some(found.into_iter().map(|(name, kernel)| (name, format!("{shared}{kernel}"))).collect())
 }
 
 /// Stale PTX looks up to date to the builder, which only compares it with the `.cu` file of its name.

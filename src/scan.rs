@@ -41,7 +41,8 @@ pub fn scan(x: &Tensor, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
 /// candle's device without waiting for it; a backward pass for which none was saved computes the states with another
 /// one. Besides its results a pass uses a workspace of up to 0.41 of the bytes of `x`, its channels rounded up to a
 /// multiple of 64. It grows with the largest call and stays allocated: one for each stream, or for each thread where the
-/// device has a stream per thread.
+/// device has a stream per thread. The driver compiles a kernel when it is first called, in up to half a second, and keeps
+/// what it has compiled in its cache on disk.
 ///
 /// ```
 /// use candle_core::{DType, Device, Result, Tensor};

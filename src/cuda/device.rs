@@ -90,7 +90,7 @@ impl Machine for Queue<'_> {
     unsafe fn launch(&self, kernel: Kernel, params: Params) -> Result<()> {
         let room = self.room()?;
         let (kernel, params) = kernel.or_larger(kernel.larger(), params, room);
-        let function = module::function(self.device, kernel, &kernel.entry(&params))?;
+        let function = module::function(self.device, &kernel.entry(&params))?;
         let shared_mem_bytes = kernel.shared_bytes(&params);
         function
             .set_attribute(

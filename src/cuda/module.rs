@@ -5,47 +5,19 @@ use candle_core::cuda_backend::cudarc::driver::{CudaFunction, DriverError};
 use candle_core::cuda_backend::CudaError;
 use candle_core::{bail, CudaDevice, Error, Result};
 
-use super::kernel::Kernel;
-
-/// A constant per file in `cuda/`.
-mod ptx {
-    include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
-}
-
-const MODULES: [(&str, &str); 20] = [
-    ("forward_f32", ptx::FORWARD_F32),
-    ("forward_f16", ptx::FORWARD_F16),
-    ("forward_bf16", ptx::FORWARD_BF16),
-    ("forward_f64", ptx::FORWARD_F64),
-    ("backward_f32", ptx::BACKWARD_F32),
-    ("backward_f16", ptx::BACKWARD_F16),
-    ("backward_bf16", ptx::BACKWARD_BF16),
-    ("backward_f64", ptx::BACKWARD_F64),
-    ("gated_forward_f32", ptx::GATED_FORWARD_F32),
-    ("gated_forward_f16", ptx::GATED_FORWARD_F16),
-    ("gated_forward_bf16", ptx::GATED_FORWARD_BF16),
-    ("gated_forward_f64", ptx::GATED_FORWARD_F64),
-    ("gated_backward_f32", ptx::GATED_BACKWARD_F32),
-    ("gated_backward_f16", ptx::GATED_BACKWARD_F16),
-    ("gated_backward_bf16", ptx::GATED_BACKWARD_BF16),
-    ("gated_backward_f64", ptx::GATED_BACKWARD_F64),
-    ("sum_f32", ptx::SUM_F32),
-    ("sum_f16", ptx::SUM_F16),
-    ("sum_bf16", ptx::SUM_BF16),
-    ("sum_f64", ptx::SUM_F64),
-];
+// The kernels in `cuda/` as PTX, each with its name.
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
 /// The compute capability that the kernels are compiled for, 90 for 9.0.
 const COMPUTE_CAP: &str = env!("QUICK_SSM_COMPUTE_CAP");
 
-/// An entry point; the driver compiles the kernels of its file at the first call on a device.
-pub(super) fn function(device: &CudaDevice, kernel: Kernel, entry: &str) -> Result<CudaFunction> {
-    let name = kernel.name();
-    let Some((_, ptx)) = MODULES.iter().find(|(module, _)| *module == name) else {
-        bail!("scan: there are no kernels {name}")
+/// A kernel by the name of its entry point; the driver compiles it at its first call on a device.
+pub(super) fn function(device: &CudaDevice, entry: &str) -> Result<CudaFunction> {
+    let Some((_, ptx)) = KERNELS.iter().find(|(name, _)| *name == entry) else {
+        bail!("scan: there is no kernel {entry}")
     };
     // candle knows the modules of all crates by their names
-    let module = format!("quick_ssm_{}_{name}", env!("CARGO_PKG_VERSION"));
+    let module = format!("{entry}_{}", env!("CARGO_PKG_VERSION"));
     let function = device.get_or_load_custom_func(entry, &module, ptx);
     Ok(function.map_err(|error| explain(error, device, entry))?.into_cuda_function())
 }
