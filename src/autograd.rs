@@ -44,6 +44,21 @@ pub(crate) trait Backward: Send + Sync + 'static {
 /// What a forward pass has computed: a contiguous storage and its shape.
 pub(crate) type Output = (Storage, Shape);
 
+/// What has been computed of some inputs, and the operation that differentiates it.
+pub(crate) struct Computed<'a, B> {
+    pub op: B,
+    pub inputs: Vec<&'a Tensor>,
+    pub outputs: Vec<Output>,
+}
+
+impl<B: Backward> Computed<'_, B> {
+    /// The outputs as tensors, by [`attach`].
+    pub fn tensors<const N: usize>(self) -> Result<[Tensor; N]> {
+        let tensors = attach(self.op, &self.inputs, self.outputs)?;
+        tensors.try_into().map_err(|_| candle_core::Error::msg("scan: an output is missing"))
+    }
+}
+
 /// A tensor for each of `outputs`, which `op` differentiates where one of `inputs` is tracked.
 pub(crate) fn attach<B: Backward>(op: B, inputs: &[&Tensor], mut outputs: Vec<Output>) -> Result<Vec<Tensor>> {
     if !inputs.iter().any(|t| t.track_op()) {

@@ -2,6 +2,7 @@
 
 use candle_core::{bail, DType, Device, Result, Storage, Tensor};
 
+use crate::autograd::Output;
 use crate::cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -124,6 +125,15 @@ pub(crate) struct Forward {
     pub last: Option<Storage>,
     /// The states that the backward pass of the same device starts its chunks from, in the accumulation dtype.
     pub saved: Option<Tensor>,
+}
+
+impl Forward {
+    /// The outputs with their shapes.
+    pub fn outputs(self, problem: &Problem) -> Vec<Output> {
+        let y = self.y.map(|y| (y, problem.dims().into()));
+        let last = self.last.map(|h| (h, problem.state_dims().into()));
+        y.into_iter().chain(last).collect()
+    }
 }
 
 /// The gradients that are wanted; the others are not computed.

@@ -4,7 +4,7 @@
 use candle_core::op::BackpropOp;
 use candle_core::{bail, Result, Tensor};
 
-use crate::autograd::{Backward, Output};
+use crate::autograd::{Backward, Computed};
 use crate::Scan;
 
 /// The backward pass of an operation whose forward pass has been, with what that has saved.
@@ -16,12 +16,12 @@ pub struct BackwardPass {
 
 impl BackwardPass {
     /// Of an operation with one result.
-    pub(crate) fn new(op: impl Backward, inputs: &[&Tensor], mut computed: Vec<Output>) -> Result<Self> {
-        let Some((storage, shape)) = computed.pop().filter(|_| computed.is_empty()) else {
+    fn new(Computed { op, inputs, mut outputs }: Computed<impl Backward>) -> Result<Self> {
+        let Some((storage, shape)) = outputs.pop().filter(|_| outputs.is_empty()) else {
             bail!("{}: expected one output", op.name())
         };
         let result = Tensor::from_storage(storage, shape, BackpropOp::none(), false);
-        Ok(Self { op: Box::new(op), inputs: inputs.iter().map(|&t| t.clone()).collect(), result })
+        Ok(Self { op: Box::new(op), inputs: inputs.into_iter().cloned().collect(), result })
     }
 
     /// The gradients of the inputs that are tracked, from that of the result.
@@ -32,10 +32,10 @@ impl BackwardPass {
 
 /// That of [`scan`](crate::scan).
 pub fn scan(x: &Tensor, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<BackwardPass> {
-    Scan::new().backward_pass(x, a, b, c)
+    BackwardPass::new(Scan::new().computed(x, a, b, Some(c), false)?)
 }
 
 /// That of [`Scan::apply_gated`].
 pub fn gated(p: &Tensor, a_bias: &Tensor) -> Result<BackwardPass> {
-    Scan::new().gated_backward_pass(p, a_bias)
+    BackwardPass::new(Scan::new().gated_computed(p, Some(a_bias), false)?)
 }

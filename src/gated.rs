@@ -1,10 +1,9 @@
 //! The scan with the gates inside: from the pre-activations of a layer to its readout.
 
-use candle_core::{bail, Error, Result, Shape, Tensor};
+use candle_core::{bail, Result, Tensor};
 
-use crate::autograd::{attach, Backward, Output};
-use crate::backend::{backward_gated, cast, forward_gated, Forward, GatedInputs, GatedWanted, Given};
-use crate::bench::BackwardPass;
+use crate::autograd::{Backward, Computed};
+use crate::backend::{backward_gated, cast, forward_gated, GatedInputs, GatedWanted, Given};
 use crate::problem::{check_gated, Problem};
 use crate::scan::Scan;
 
@@ -49,7 +48,7 @@ impl Scan {
     /// As for [`apply`](Self::apply), and where the columns of `p` cannot be divided by five or `a_bias` is not one
     /// number for each of the `S` channels.
     pub fn apply_gated(&self, p: &Tensor, a_bias: Option<&Tensor>) -> Result<Tensor> {
-        let (y, _) = self.gated(p, a_bias, false)?;
+        let [y] = self.gated_computed(p, a_bias, false)?.tensors()?;
         Ok(y)
     }
 
@@ -59,10 +58,8 @@ impl Scan {
     /// # Errors
     /// As for [`apply_gated`](Self::apply_gated).
     pub fn apply_gated_with_state(&self, p: &Tensor, a_bias: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
-        match self.gated(p, a_bias, true)? {
-            (y, Some(last)) => Ok((y, last)),
-            _ => bail!("scan: the last state is missing"),
-        }
+        let [y, last] = self.gated_computed(p, a_bias, true)?.tensors()?;
+        Ok((y, last))
     }
 
     /// What a gated scan computes, checked.
@@ -71,37 +68,23 @@ impl Scan {
         self.problem_of("p", p, dims, p.dtype())
     }
 
-    fn gated(&self, p: &Tensor, a_bias: Option<&Tensor>, with_state: bool) -> Result<(Tensor, Option<Tensor>)> {
+    /// `y`, and `with_state` the last state.
+    pub(crate) fn gated_computed<'a>(
+        &'a self,
+        p: &'a Tensor,
+        a_bias: Option<&'a Tensor>,
+        with_state: bool,
+    ) -> Result<Computed<'a, impl Backward>> {
+        let problem = self.gated_problem(p, a_bias)?;
         let mut args = vec![p];
         args.extend(a_bias);
         args.extend(self.h0());
-        let (op, computed) = self.gated_computed(p, a_bias, with_state, args.iter().any(|t| t.track_op()))?;
-        let mut outputs = attach(op, &args, computed)?.into_iter();
-        let y = outputs.next().ok_or_else(|| Error::msg("scan: an output is missing"))?;
-        Ok((y, outputs.next()))
-    }
-
-    /// The outputs, and the operation that differentiates them, for which `tracked` saves states.
-    fn gated_computed(
-        &self,
-        p: &Tensor,
-        a_bias: Option<&Tensor>,
-        with_state: bool,
-        tracked: bool,
-    ) -> Result<(GatedOp, Vec<Output>)> {
-        let problem = self.gated_problem(p, a_bias)?;
+        let tracked = args.iter().any(|t| t.track_op());
         let inputs = GatedInputs::new(&problem, p, a_bias, self.h0())?;
-        let Forward { y, last, saved } = forward_gated(&problem, &inputs, true, with_state, tracked)?;
-        let y = y.map(|y| (y, Shape::from(problem.dims())));
-        let last = last.map(|h| (h, Shape::from(problem.state_dims())));
-        let computed = y.into_iter().chain(last).collect();
-        Ok((GatedOp { problem, saved, has_bias: a_bias.is_some(), with_state }, computed))
-    }
-
-    /// The backward pass of [`apply_gated`](Self::apply_gated) without an initial state, for arguments that are tracked.
-    pub(crate) fn gated_backward_pass(&self, p: &Tensor, a_bias: &Tensor) -> Result<BackwardPass> {
-        let (op, computed) = self.gated_computed(p, Some(a_bias), false, true)?;
-        BackwardPass::new(op, &[p, a_bias], computed)
+        let mut forward = forward_gated(&problem, &inputs, true, with_state, tracked)?;
+        let saved = forward.saved.take();
+        let outputs = forward.outputs(&problem);
+        Ok(Computed { op: GatedOp { problem, saved, has_bias: a_bias.is_some(), with_state }, inputs: args, outputs })
     }
 }
 

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use candle_core::{bail, DType, Error, Result, Shape, Tensor};
+use candle_core::{bail, DType, Result, Tensor};
 
-use crate::autograd::{attach, Backward, Output};
-use crate::backend::{backward, cast, forward, Forward, Given, Gradients, Inputs, Wanted};
-use crate::bench::BackwardPass;
+use crate::autograd::{Backward, Computed};
+use crate::backend::{backward, cast, forward, Given, Gradients, Inputs, Wanted};
 use crate::problem::{
     accumulation_dtype, check_addressable, check_float, check_inputs, check_offsets, Problem, Sequences,
 };
@@ -67,13 +66,6 @@ pub struct Scan {
     out_dtype: Option<DType>,
 }
 
-/// Which outputs a forward pass is to compute.
-#[derive(Debug, Clone, Copy)]
-struct Outputs {
-    y: bool,
-    last: bool,
-}
-
 impl Scan {
     /// A scan over time from 0 to `L - 1`, from a state of zeros.
     pub fn new() -> Self {
@@ -129,7 +121,7 @@ impl Scan {
     /// A wrong rank, shape, dtype or device, a chunk length of 0, or offsets that decrease or do not end at the
     /// length of `x`.
     pub fn apply(&self, x: &Tensor, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
-        let [y] = self.outputs(x, a, b, Some(c), Outputs { y: true, last: false })?;
+        let [y] = self.computed(x, a, b, Some(c), false)?.tensors()?;
         Ok(y)
     }
 
@@ -140,7 +132,7 @@ impl Scan {
     /// # Errors
     /// As for [`apply`](Self::apply).
     pub fn apply_with_state(&self, x: &Tensor, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<(Tensor, Tensor)> {
-        let [y, last] = self.outputs(x, a, b, Some(c), Outputs { y: true, last: true })?;
+        let [y, last] = self.computed(x, a, b, Some(c), true)?.tensors()?;
         Ok((y, last))
     }
 
@@ -149,7 +141,7 @@ impl Scan {
     /// # Errors
     /// As for [`apply`](Self::apply).
     pub fn states(&self, x: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        let [h] = self.outputs(x, a, b, None, Outputs { y: true, last: false })?;
+        let [h] = self.computed(x, a, b, None, false)?.tensors()?;
         Ok(h)
     }
 
@@ -230,45 +222,25 @@ impl Scan {
         Ok(problem)
     }
 
-    fn outputs<const N: usize>(
-        &self,
-        x: &Tensor,
-        a: &Tensor,
-        b: &Tensor,
-        c: Option<&Tensor>,
-        outputs: Outputs,
-    ) -> Result<[Tensor; N]> {
+    /// The states where there is no `c`, else `y`, and `with_state` the last state.
+    pub(crate) fn computed<'a>(
+        &'a self,
+        x: &'a Tensor,
+        a: &'a Tensor,
+        b: &'a Tensor,
+        c: Option<&'a Tensor>,
+        with_state: bool,
+    ) -> Result<Computed<'a, impl Backward>> {
+        let problem = self.problem(x, a, b, c)?;
         let mut args = vec![x, a, b];
         args.extend(c);
-        args.extend(&self.initial_state);
-        let (op, computed) = self.computed(x, a, b, c, outputs, args.iter().any(|t| t.track_op()))?;
-        let tensors = attach(op, &args, computed)?;
-        tensors.try_into().map_err(|_| Error::msg("scan: an output is missing"))
-    }
-
-    /// The outputs, and the operation that differentiates them, for which `tracked` saves states.
-    fn computed(
-        &self,
-        x: &Tensor,
-        a: &Tensor,
-        b: &Tensor,
-        c: Option<&Tensor>,
-        outputs: Outputs,
-        tracked: bool,
-    ) -> Result<(ScanOp, Vec<Output>)> {
-        let problem = self.problem(x, a, b, c)?;
-        let inputs = Inputs::new(&problem, x, a, b, c, self.initial_state.as_ref())?;
-        let Forward { y, last, saved } = forward(&problem, &inputs, outputs.y, outputs.last, tracked)?;
-        let y = y.map(|y| (y, Shape::from(problem.dims())));
-        let last = last.map(|h| (h, Shape::from(problem.state_dims())));
-        let computed = y.into_iter().chain(last).collect();
-        Ok((ScanOp { problem, saved, has_c: c.is_some(), outputs }, computed))
-    }
-
-    /// The backward pass of [`apply`](Self::apply) without an initial state, for arguments that are tracked.
-    pub(crate) fn backward_pass(&self, x: &Tensor, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<BackwardPass> {
-        let (op, computed) = self.computed(x, a, b, Some(c), Outputs { y: true, last: false }, true)?;
-        BackwardPass::new(op, &[x, a, b, c], computed)
+        args.extend(self.h0());
+        let tracked = args.iter().any(|t| t.track_op());
+        let inputs = Inputs::new(&problem, x, a, b, c, self.h0())?;
+        let mut forward = forward(&problem, &inputs, true, with_state, tracked)?;
+        let saved = forward.saved.take();
+        let outputs = forward.outputs(&problem);
+        Ok(Computed { op: ScanOp { problem, saved, has_c: c.is_some(), with_state }, inputs: args, outputs })
     }
 }
 
@@ -277,7 +249,7 @@ struct ScanOp {
     problem: Problem,
     saved: Option<Tensor>,
     has_c: bool,
-    outputs: Outputs,
+    with_state: bool,
 }
 
 impl Backward for ScanOp {
@@ -289,8 +261,8 @@ impl Backward for ScanOp {
         let [x, a, b, rest @ ..] = inputs else { bail!("scan: expected at least three inputs, got {}", inputs.len()) };
         let (c, h0) = if self.has_c { (rest.first(), rest.get(1)) } else { (None, rest.first()) };
         let mut grads = grads.into_iter();
-        let grad_y = if self.outputs.y { grads.next().flatten() } else { None };
-        let grad_last = if self.outputs.last { grads.next().flatten() } else { None };
+        let grad_y = grads.next().flatten();
+        let grad_last = if self.with_state { grads.next().flatten() } else { None };
         let tracked = |t: Option<&Tensor>| t.is_some_and(Tensor::track_op);
         let wanted = Wanted { x: x.track_op(), a: a.track_op(), b: b.track_op(), c: tracked(c), h0: tracked(h0) };
         let arguments = Inputs::new(&self.problem, x, a, b, c, h0)?;
