@@ -7,7 +7,7 @@
 use super::block::{Block, BlockMut};
 use super::buffer::Buffer;
 use super::form::{Adjoint, Form, Gradients, Terms};
-use super::gates::{logistic, sigmoid};
+use super::gates::{logistic, sigmoid, silu};
 use super::pointer::Pointer;
 use super::simd::{Element, Isa, Lanes, Recurrence};
 use super::view::{Place, View};
@@ -133,7 +133,7 @@ impl<'s, T: Element, const ALL: bool> Terms for GatedTerms<'s, T, ALL> {
         // SAFETY: within the blocks, says the caller.
         unsafe {
             let ca = self.read::<I>(&self.ca, row, at);
-            ca.mul(logistic::<T, _>(ca)).mul(self.read::<I>(&self.cb, row, at))
+            silu::<T, _>(ca).value.mul(self.read::<I>(&self.cb, row, at))
         }
     }
 
@@ -201,11 +201,7 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
     }
 }
 
-/// With `dh_t = readout_t g_t + z_{t+1}`, and the gradients of the pre-activations by the derivatives of their functions:
-///
-/// ```text
-///   silu(x) = x s(x)      silu'(x) = s(x) + silu(x) (1 - s(x))      s'(x) = s(x) (1 - s(x))
-/// ```
+/// With `dh_t = readout_t g_t + z_{t+1}`, and the gradients of the pre-activations by the derivatives of their functions.
 pub(crate) struct GatedSteps<'s, T: Element, G: Element> {
     terms: GatedTerms<'s, T, false>,
     adjoint: Adjoint<'s, G>,
@@ -244,9 +240,8 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
         unsafe {
             let a = sigmoid::<T, _>(self.terms.a::<I>(row, at));
             let (ca, cb, g) = (read::<I, T>(ca, row, at), read::<I, T>(cb, row, at), read::<I, G>(g, row, at));
-            let gate = sigmoid::<T, _>(ca);
-            let silu = ca.mul(gate.value);
-            let readout = silu.mul(cb);
+            let c = silu::<T, _>(ca);
+            let readout = c.value.mul(cb);
             let dh = readout.mul(g).add(z);
             let mut d_bias = d_bias;
             if let Some(y) = self.y {
@@ -259,16 +254,16 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
                 }
             }
             if self.dp.is_some() || self.d_bias.is_some() {
-                let da = I::read(h.at(row + 1, at)).mul(dh).mul(a.slope());
+                let da = I::read(h.at(row + 1, at)).mul(dh).mul(a.slope);
                 d_bias = d_bias.add(da);
                 if let Some(dp) = self.dp {
                     let (d, u) = (sigmoid::<T, _>(I::read(d.at(row, at))), I::read(u.at(row, at)));
                     let dc = I::read(h.at(row, at)).mul(g);
-                    let (dd, du) = (u.mul(dh).mul(d.slope()), d.value.mul(dh));
-                    let dca = dc.mul(cb).mul(gate.value.add(silu.mul(gate.complement)));
+                    let (dd, du) = (u.mul(dh).mul(d.slope), d.value.mul(dh));
+                    let dca = dc.mul(cb).mul(c.slope);
                     // written after all of them: rounding to half precision may branch, and a branch ends what is
                     // computed in two vectors at once
-                    for (part, gradient) in dp.iter().zip([da, dd, du, dca, dc.mul(silu)]) {
+                    for (part, gradient) in dp.iter().zip([da, dd, du, dca, dc.mul(c.value)]) {
                         I::write(gradient, part.at(row, at));
                     }
                 }

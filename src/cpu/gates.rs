@@ -1,47 +1,52 @@
 //! The gates: the logistic function and what is made of it.
 
-use super::simd::{Element, Lanes};
+use super::simd::{Accumulator, Element, Lanes};
 
-/// The logistic function `1 / (1 + exp(-x))`, and what its derivative is made of.
+/// A function of a gate, and its derivative.
 #[derive(Clone, Copy)]
-pub(crate) struct Sigmoid<V> {
+pub(crate) struct Gate<V> {
     pub value: V,
-    /// One minus the value, as accurate as the value itself where that is next to one.
-    pub complement: V,
+    pub slope: V,
 }
 
-/// The logistic function of `x`, as accurate as elements `T` need it.
+/// The logistic function `s(x) = 1 / (1 + exp(-x))` and its derivative `s(x) s(-x)`, as accurate as elements `T` need them.
 ///
-/// From `exp(-|x|) = p / q` it is `q / (p + q)` or `p / (p + q)`, by the sign of `x`, and its complement the other one.
+/// From `exp(-|x|) = p / q` it is `p / (p + q)` for a negative `x`. That is the smaller one of `s(x)` and `s(-x)`, and both follow
+/// from it as accurate as it is itself, the derivative also where the value is next to one.
 ///
 /// Of the relative error of `p / q`, the value has `1 - value` as large a part: a gate that is close to one, so that its
 /// error goes into many later states, has little of it, and those that a state remembers add up to about one such error.
 #[inline(always)]
-pub(crate) fn sigmoid<T: Element, V: Lanes<T::Acc>>(x: V) -> Sigmoid<V> {
+pub(crate) fn sigmoid<T: Element, V: Lanes<T::Acc>>(x: V) -> Gate<V> {
     let (p, power, q) = exp_of_minus::<T, V>(x.abs().at_most(V::splat(T::Acc::MOST)));
     let p = p.mul(power);
-    let sum = p.add(q);
-    Sigmoid { value: x.by_sign(p, q).div(sum), complement: x.by_sign(q, p).div(sum) }
+    let smaller = p.div(p.add(q));
+    Gate { value: x.by_sign(smaller, one_minus(smaller)), slope: smaller.sub_product(smaller, smaller) }
 }
 
-impl<V> Sigmoid<V> {
-    /// The derivative.
-    #[inline(always)]
-    pub fn slope<A>(self) -> V
-    where
-        V: Lanes<A>,
-    {
-        self.value.mul(self.complement)
-    }
-}
-
-/// The value of [`sigmoid`] alone, for which `q / (p + q)` with `exp(-x) = p / q` does whatever the sign of `x`: the same bits,
-/// down to the smallest normal number, from less arithmetic.
+/// The value of [`sigmoid`] alone, up to its rounding, for which `q / (p + q)` with `exp(-x) = p / q` does whatever the sign of
+/// `x`, down to the smallest normal number, from less arithmetic.
 #[inline(always)]
 pub(crate) fn logistic<T: Element, V: Lanes<T::Acc>>(x: V) -> V {
     let x = x.at_least(V::splat(T::Acc::LEAST)).at_most(V::splat(T::Acc::MOST));
     let (p, power, q) = exp_of_minus::<T, V>(x);
     q.div(q.add_product(p, power))
+}
+
+/// `silu(x) = x s(x)` and its derivative `s(x) + silu(x) s(-x)`.
+///
+/// That the rounding of `s(x)` is all of `s(-x)` for a large `x` costs the derivative, which is next to one, `x` times as much: not
+/// more than a few roundings, for then `s(-x)` vanishes altogether.
+#[inline(always)]
+pub(crate) fn silu<T: Element, V: Lanes<T::Acc>>(x: V) -> Gate<V> {
+    let s = logistic::<T, V>(x);
+    let value = x.mul(s);
+    Gate { value, slope: s.add_product(value, one_minus(s)) }
+}
+
+#[inline(always)]
+fn one_minus<A: Accumulator, V: Lanes<A>>(x: V) -> V {
+    V::splat(A::ONE).sub(x)
 }
 
 /// `exp(-x)` of a number from `LEAST` to `MOST`, as `p`, a power of two and `q`: it is the power times `p / q`. The power is zero
