@@ -2,7 +2,7 @@
 
 use super::simd::{Accumulator, Element, Lanes};
 
-/// A function of a gate, and its derivative.
+/// The value of a function that a gate is made of, and of its derivative.
 #[derive(Clone, Copy)]
 pub(crate) struct Gate<V> {
     pub value: V,
@@ -33,7 +33,7 @@ pub(crate) fn logistic<T: Element, V: Lanes<T::Acc>>(x: V) -> V {
     q.div(q.add_product(p, power))
 }
 
-/// `silu(x) = x s(x)` and its derivative `s(x) + silu(x) s(-x)`.
+/// `silu(x) = x s(x)`, with the value of [`logistic`], and its derivative `s(x) + silu(x) s(-x)`.
 ///
 /// That the rounding of `s(x)` is all of `s(-x)` for a large `x` costs the derivative, which is next to one, `x` times as much: not
 /// more than a few roundings, for then `s(-x)` vanishes altogether.

@@ -72,8 +72,8 @@ fn functions<T: Element>(from: &[T::Acc]) -> [Vec<T::Acc>; FUNCTIONS] {
 /// Checks the functions of finite numbers against those of f64.
 ///
 /// The exponential function may have a relative error of `of_exp`, what is made of it that part of it which comes through
-/// (of the value of the logistic function as much as there is to one), and all of them an error of `rounding` besides. Numbers below
-/// `least` may be zero.
+/// (of the value of the logistic function as much as there is to one), and all of them an error of `rounding` besides.
+/// Numbers below `least` may be zero.
 fn assert_accurate<T: Element>(from: &[T::Acc], [of_exp, rounding, least]: [f64; 3]) {
     let got = functions::<T>(from);
     for (i, x) in from.iter().enumerate() {
