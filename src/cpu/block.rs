@@ -10,7 +10,7 @@ use super::simd::{Element, Isa, LINE};
 pub(crate) struct Strided<'a, P: Raw> {
     first: Pointer<P>,
     stride: isize,
-    /// Elements of some whole rows, about a page.
+    /// Elements of some whole rows.
     ahead: isize,
     memory: PhantomData<&'a ()>,
     #[cfg(debug_assertions)]
@@ -36,6 +36,11 @@ impl<P: Raw> Strided<'_, P> {
         }
     }
 
+    /// The same, which looks so many rows [ahead](Self::ahead).
+    pub fn fetching(self, rows: usize) -> Self {
+        Self { ahead: rows as isize * self.stride, ..self }
+    }
+
     /// The rows from this one on, of those that there are.
     #[inline(always)]
     pub fn at_row(&self, row: isize) -> Self {
@@ -56,7 +61,8 @@ impl<P: Raw> Strided<'_, P> {
         row_start.add(channel)
     }
 
-    /// Where a channel of a row is that lies about a page ahead: to be fetched, not to be accessed.
+    /// Where a channel of a row to come is, about a page ahead where nothing else [is said](Self::fetching): to be fetched, not
+    /// to be accessed.
     #[inline(always)]
     pub fn ahead(&self, row: isize, channel: usize) -> *const P::Element {
         self.first.offset(row * self.stride + self.ahead).add(channel).address()
@@ -86,7 +92,7 @@ impl<T: Element> BlockMut<T> {
         Self::new(Pointer::to_mut(elements), width as isize, rows, width)
     }
 
-    /// Asks for memory about a page ahead of a channel of a row, once for each cache line: a write to memory that no cache
+    /// Asks for memory [ahead](Self::ahead) of a channel of a row, once for each cache line: a write to memory that no cache
     /// holds waits until it is there.
     #[inline(always)]
     pub fn fetch_ahead<I: Isa>(&self, row: isize, channel: usize) {

@@ -4,19 +4,21 @@
 //!   h_t = sigmoid(a_t + bias) h_{t-1} + sigmoid(d_t) u_t        y_t = silu(ca_t) cb_t h_t
 //! ```
 
+use std::ops::Range;
+
 use super::block::{Block, BlockMut};
 use super::buffer::Buffer;
 use super::form::{Adjoint, Form, Gradients, Terms};
 use super::gates::{logistic, sigmoid, silu};
 use super::pointer::Pointer;
-use super::simd::{Element, Isa, Lanes, Recurrence};
+use super::simd::{whole_row, Element, Isa, Lanes, Recurrence};
 use super::view::{Place, View};
 use crate::gated::PARTS;
 
 /// The arguments.
 pub(crate) struct Gated<'a, T: Element> {
-    /// `[B, L, S]` each.
-    pub parts: [View<'a, T>; PARTS],
+    /// `[B, L, 5S]`
+    pub parts: View<'a, T>,
     /// `[S]`
     pub bias: &'a [T::Acc],
 }
@@ -31,67 +33,82 @@ impl<T: Element> Form for Gated<'_, T> {
         Self: 's;
 
     fn terms<'s>(&'s self, place: &Place, _rows: &'s mut ()) -> GatedTerms<'s, T, false> {
-        let [a, d, u, ca, cb] = self.parts.each_ref().map(|part| part.adjacent(place));
         let part = self.bias.len();
-        GatedTerms { a, d, u, ca, cb, bias: &self.bias[place.columns.clone()], part }
+        let parts = self.parts.adjacent(&all_parts(place, part)).fetching(rows_ahead(place.width()));
+        GatedTerms { parts, bias: &self.bias[place.columns.clone()], part }
     }
+}
+
+/// A place in the rows of all parts: from its columns of the first part, which has so many channels, to those of the last one.
+fn all_parts(place: &Place, part: usize) -> Place {
+    let Range { start, end } = place.columns;
+    Place { columns: start..end + (PARTS - 1) * part, ..place.clone() }
+}
+
+/// How many rows ahead are fetched: enough of them that memory has answered by then, with every core asking it.
+fn rows_ahead(width: usize) -> usize {
+    const CHANNELS: usize = 2048;
+    CHANNELS.div_ceil(width.max(1))
+}
+
+/// The parts, as they lie in a row.
+#[derive(Clone, Copy)]
+enum Part {
+    A,
+    D,
+    U,
+    Ca,
+    Cb,
 }
 
 /// What fetches the rows to come: each part by itself, or with `ALL` the gate for all of them.
 pub(crate) struct GatedTerms<'s, T: Element, const ALL: bool> {
-    a: Block<'s, T>,
-    d: Block<'s, T>,
-    u: Block<'s, T>,
-    ca: Block<'s, T>,
-    cb: Block<'s, T>,
+    parts: Block<'s, T>,
     bias: &'s [T::Acc],
     /// Channels of a part.
     part: usize,
 }
 
-/// Reads a row and fetches one to come: five parts of a row, often as many times the same place in a page, are too many
-/// for the processor to foresee. It comes as far as the second-level cache, for the first one does not hold two rows of all parts
-/// everywhere.
-///
-/// # Safety
-/// The row and the channels must lie within the block, and the processor must have the instruction set.
-#[inline(always)]
-unsafe fn read<I: Isa, T: Element>(part: &Block<T>, row: isize, at: usize) -> I::V<T::Acc> {
-    I::prefetch(part.ahead(row, at));
-    // SAFETY: within the block, says the caller.
-    unsafe { I::read(part.at(row, at)) }
-}
-
 impl<T: Element, const ALL: bool> GatedTerms<'_, T, ALL> {
-    /// The pre-activation of the gate.
+    /// Reads a part, without fetching.
     ///
     /// # Safety
     /// As for [`Terms::gate`].
     #[inline(always)]
-    unsafe fn a<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
-        // SAFETY: within the blocks, says the caller; the bias is as wide.
-        unsafe { self.read::<I>(&self.a, row, at).add(I::read(Pointer::to(self.bias).add(at))) }
+    unsafe fn part<I: Isa>(&self, part: Part, row: isize, at: usize) -> I::V<T::Acc> {
+        // SAFETY: within the block, says the caller.
+        unsafe { I::read(self.parts.at(row, part as usize * self.part + at)) }
     }
 
-    /// Reads a part.
+    /// Reads a part of a row and fetches one to come: five parts of a row, often as many times the same place in a page, are too
+    /// many for the processor to foresee. It comes as far as the second-level cache, for the first one does not hold two rows of
+    /// all parts everywhere.
     ///
     /// # Safety
     /// As for [`Terms::gate`].
     #[inline(always)]
-    unsafe fn read<I: Isa>(&self, part: &Block<T>, row: isize, at: usize) -> I::V<T::Acc> {
-        // SAFETY: within the block, says the caller.
-        unsafe {
-            match ALL {
-                true => I::read(part.at(row, at)),
-                false => read::<I, T>(part, row, at),
-            }
+    unsafe fn read<I: Isa>(&self, part: Part, row: isize, at: usize) -> I::V<T::Acc> {
+        if !ALL {
+            I::prefetch(self.parts.ahead(row, part as usize * self.part + at));
         }
+        // SAFETY: passed on to the caller.
+        unsafe { self.part::<I>(part, row, at) }
+    }
+
+    /// The bias of the gate.
+    ///
+    /// # Safety
+    /// As for [`Terms::gate`].
+    #[inline(always)]
+    unsafe fn bias<I: Isa>(&self, at: usize) -> I::V<T::Acc> {
+        // SAFETY: as wide as the block, within which the channel is, says the caller.
+        unsafe { I::read(Pointer::to(self.bias).add(at)) }
     }
 
     /// Where the cache lines of all parts are when every vector asks for as many, from a channel of the first part on, and how
     /// far apart: in a whole row, in the order in which they lie in memory, which is faster than at five places at a time.
     #[inline(always)]
-    fn all_parts<I: Isa>(&self, at: usize) -> (usize, usize) {
+    fn lines<I: Isa>(&self, at: usize) -> (usize, usize) {
         match self.bias.len() == self.part {
             true => (PARTS * at, <I::V<T::Acc>>::LEN),
             false => (at, self.part),
@@ -106,48 +123,49 @@ impl<'s, T: Element, const ALL: bool> Terms for GatedTerms<'s, T, ALL> {
     type All = GatedTerms<'s, T, true>;
 
     fn all(self) -> GatedTerms<'s, T, true> {
-        let Self { a, d, u, ca, cb, bias, part } = self;
-        GatedTerms { a, d, u, ca, cb, bias, part }
+        let Self { parts, bias, part } = self;
+        GatedTerms { parts, bias, part }
     }
 
     #[inline(always)]
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
         if ALL {
-            let (first, step) = self.all_parts::<I>(at);
+            let (first, step) = self.lines::<I>(at);
             for n in 0..PARTS {
-                I::prefetch(self.a.ahead(row, first + n * step));
+                I::prefetch(self.parts.ahead(row, first + n * step));
             }
         }
         // SAFETY: passed on to the caller.
-        unsafe { logistic::<T, _>(self.a::<I>(row, at)) }
+        unsafe { logistic::<T, _>(self.read::<I>(Part::A, row, at).add(self.bias::<I>(at))) }
     }
 
     #[inline(always)]
     unsafe fn drive<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
-        // SAFETY: within the blocks, says the caller.
-        unsafe { logistic::<T, _>(self.read::<I>(&self.d, row, at)).mul(self.read::<I>(&self.u, row, at)) }
+        // SAFETY: passed on to the caller.
+        unsafe { logistic::<T, _>(self.read::<I>(Part::D, row, at)).mul(self.read::<I>(Part::U, row, at)) }
     }
 
     #[inline(always)]
     unsafe fn readout<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
-        // SAFETY: within the blocks, says the caller.
+        // SAFETY: passed on to the caller.
         unsafe {
-            let ca = self.read::<I>(&self.ca, row, at);
-            silu::<T, _>(ca).value.mul(self.read::<I>(&self.cb, row, at))
+            let ca = self.read::<I>(Part::Ca, row, at);
+            silu::<T, _>(ca).value.mul(self.read::<I>(Part::Cb, row, at))
         }
     }
 
     #[inline(always)]
     fn fetch_readout<I: Isa>(&self, row: isize, at: usize) {
-        self.ca.fetch::<I>(row, at);
-        self.cb.fetch::<I>(row, at);
+        for part in [Part::Ca, Part::Cb] {
+            self.parts.fetch::<I>(row, part as usize * self.part + at);
+        }
     }
 
     #[inline(always)]
     fn fetch<I: Isa>(&self, row: isize, at: usize) {
-        self.a.fetch::<I>(row, at);
-        self.d.fetch::<I>(row, at);
-        self.u.fetch::<I>(row, at);
+        for part in [Part::A, Part::D, Part::U] {
+            self.parts.fetch::<I>(row, part as usize * self.part + at);
+        }
     }
 }
 
@@ -185,11 +203,11 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
         let (row, first) = (self.channels, place.batch * self.len * self.channels);
         // SAFETY: nobody else writes at this place, says the caller, nor in this chunk of its columns.
         unsafe {
-            let part = |dp: &Buffer<T>, n: usize| dp.block(PARTS * first + n * row, PARTS * row, place);
+            let parts = |dp: &Buffer<T>| dp.block(PARTS * first, PARTS * row, &all_parts(place, row));
             GatedSteps {
                 terms,
                 adjoint,
-                dp: self.dp.map(|dp| std::array::from_fn(|n| part(dp, n))),
+                dp: self.dp.map(|dp| parts(dp).fetching(rows_ahead(place.width()))),
                 d_bias: self.d_bias.map(|sum| {
                     let sum = sum.row(chunk * row + place.columns.start, place.width());
                     sum.iter_mut().for_each(|channel| _ = channel.write(T::Acc::default()));
@@ -205,9 +223,25 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
 pub(crate) struct GatedSteps<'s, T: Element, G: Element> {
     terms: GatedTerms<'s, T, false>,
     adjoint: Adjoint<'s, G>,
-    dp: Option<[BlockMut<T>; PARTS]>,
+    /// Of all parts.
+    dp: Option<BlockMut<T>>,
     d_bias: Option<Pointer<*mut T::Acc>>,
     y: Option<BlockMut<G>>,
+}
+
+impl<T: Element, G: Element> GatedSteps<'_, T, G> {
+    /// The steps from this row on.
+    #[inline(always)]
+    fn at_row(&self, row: isize) -> Self {
+        let (GatedTerms { parts, bias, part }, Adjoint { g, h, z }) = (&self.terms, &self.adjoint);
+        Self {
+            terms: GatedTerms { parts: parts.at_row(row), bias, part: *part },
+            adjoint: Adjoint { g: g.at_row(row), h: h.at_row(row), z: *z },
+            dp: self.dp.map(|dp| dp.at_row(row)),
+            d_bias: self.d_bias,
+            y: self.y.map(|y| y.at_row(row)),
+        }
+    }
 }
 
 impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
@@ -233,42 +267,56 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
         &self,
         row: isize,
         at: usize,
-        (z, d_bias): (I::V<T::Acc>, I::V<T::Acc>),
+        (z, mut d_bias): (I::V<T::Acc>, I::V<T::Acc>),
     ) -> (I::V<T::Acc>, I::V<T::Acc>) {
-        let (GatedTerms { d, u, ca, cb, .. }, Adjoint { g, h, .. }) = (&self.terms, &self.adjoint);
+        let (terms, Adjoint { g, h, .. }) = (&self.terms, &self.adjoint);
         // SAFETY: within the blocks, says the caller.
         unsafe {
-            let a = sigmoid::<T, _>(self.terms.a::<I>(row, at));
-            let (ca, cb, g) = (read::<I, T>(ca, row, at), read::<I, T>(cb, row, at), read::<I, G>(g, row, at));
+            I::prefetch(g.ahead(row, at));
+            let g = I::read(g.at(row, at));
+            let a = sigmoid::<T, _>(terms.part::<I>(Part::A, row, at).add(terms.bias::<I>(at)));
+            let (ca, cb) = (terms.read::<I>(Part::Ca, row, at), terms.read::<I>(Part::Cb, row, at));
             let c = silu::<T, _>(ca);
             let readout = c.value.mul(cb);
-            let dh = readout.mul(g).add(z);
-            let mut d_bias = d_bias;
+            let dh = z.add_product(readout, g);
             if let Some(y) = self.y {
                 I::write(readout.mul(I::read(h.at(row, at))), y.at(row, at));
-            }
-            if let Some([da, ..]) = self.dp {
-                let (first, step) = self.terms.all_parts::<I>(at);
-                for n in 0..PARTS {
-                    I::prefetch(da.ahead(row, first + n * step));
-                }
             }
             if self.dp.is_some() || self.d_bias.is_some() {
                 let da = I::read(h.at(row + 1, at)).mul(dh).mul(a.slope);
                 d_bias = d_bias.add(da);
                 if let Some(dp) = self.dp {
-                    let (d, u) = (sigmoid::<T, _>(I::read(d.at(row, at))), I::read(u.at(row, at)));
-                    let dc = I::read(h.at(row, at)).mul(g);
+                    let (first, step) = terms.lines::<I>(at);
+                    for n in 0..PARTS {
+                        I::prefetch(dp.ahead(row, first + n * step));
+                    }
+                    let (d, u) = (terms.part::<I>(Part::D, row, at), terms.part::<I>(Part::U, row, at));
+                    let (d, dc) = (sigmoid::<T, _>(d), I::read(h.at(row, at)).mul(g));
                     let (dd, du) = (u.mul(dh).mul(d.slope), d.value.mul(dh));
-                    let dca = dc.mul(cb).mul(c.slope);
+                    let (dca, dcb) = (dc.mul(cb).mul(c.slope), dc.mul(c.value));
                     // written after all of them: rounding to half precision may branch, and a branch ends what is
                     // computed in two vectors at once
-                    for (part, gradient) in dp.iter().zip([da, dd, du, dca, dc.mul(c.value)]) {
-                        I::write(gradient, part.at(row, at));
+                    for (n, gradient) in [da, dd, du, dca, dcb].into_iter().enumerate() {
+                        I::write(gradient, dp.at(row, n * terms.part + at));
                     }
                 }
             }
             (a.value.mul(dh).flush(), d_bias)
+        }
+    }
+
+    /// As of the plain scan: the addresses are those of the row, and what is wanted is known before.
+    #[inline(always)]
+    unsafe fn whole_row<I: Isa>(&self, row: isize, vectors: usize) {
+        let steps = self.at_row(row);
+        // SAFETY: passed on to the caller.
+        unsafe {
+            match (steps.dp, steps.d_bias, steps.y) {
+                (Some(dp), Some(d_bias), None) => {
+                    whole_row::<I, _>(&Self { dp: Some(dp), d_bias: Some(d_bias), y: None, ..steps }, 0, vectors);
+                }
+                _ => whole_row::<I, _>(&steps, 0, vectors),
+            }
         }
     }
 

@@ -289,8 +289,7 @@ impl<'a, T: Element> HeldGated<'a, T> {
     }
 
     fn form(&self) -> Result<Gated<'_, T>> {
-        let p = self.p.view()?;
-        Ok(Gated { parts: std::array::from_fn(|n| p.skip_columns(n * self.bias.len())), bias: &self.bias })
+        Ok(Gated { parts: self.p.view()?, bias: &self.bias })
     }
 }
 

@@ -60,11 +60,6 @@ impl<'a, T: Element> View<'a, T> {
         Self { data: std::slice::from_ref(value), start: 0, batch: 0, time: 0, broadcast: true }
     }
 
-    /// The columns after the first `count`.
-    pub fn skip_columns(self, count: usize) -> Self {
-        Self { start: self.start + count, ..self }
-    }
-
     fn at(&self, place: &Place, time: usize) -> usize {
         self.start + place.batch * self.batch + time * self.time
     }
