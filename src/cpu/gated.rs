@@ -203,11 +203,10 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
         let (row, first) = (self.channels, place.batch * self.len * self.channels);
         // SAFETY: nobody else writes at this place, says the caller, nor in this chunk of its columns.
         unsafe {
-            let parts = |dp: &Buffer<T>| dp.block(PARTS * first, PARTS * row, &all_parts(place, row));
             GatedSteps {
                 terms,
                 adjoint,
-                dp: self.dp.map(|dp| parts(dp).fetching(rows_ahead(place.width()))),
+                dp: self.dp.map(|dp| dp.block(PARTS * first, PARTS * row, &all_parts(place, row))),
                 d_bias: self.d_bias.map(|sum| {
                     let sum = sum.row(chunk * row + place.columns.start, place.width());
                     sum.iter_mut().for_each(|channel| _ = channel.write(T::Acc::default()));
