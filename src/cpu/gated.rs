@@ -6,14 +6,17 @@
 
 use std::ops::Range;
 
-use super::block::{Block, BlockMut};
+use super::block::{Block, BlockMut, Strided};
 use super::buffer::Buffer;
 use super::form::{Adjoint, Form, Gradients, Terms};
 use super::gates::{logistic, sigmoid, silu};
-use super::pointer::Pointer;
+use super::pointer::{Pointer, Raw};
 use super::simd::{whole_row, Element, Isa, Lanes, Recurrence};
 use super::view::{Place, View};
 use crate::gated::PARTS;
+
+/// Channels that are fetched ahead, in whole rows: enough of them that memory has answered by then, with every core asking it.
+const AHEAD: usize = 2048;
 
 /// The arguments.
 pub(crate) struct Gated<'a, T: Element> {
@@ -34,7 +37,7 @@ impl<T: Element> Form for Gated<'_, T> {
 
     fn terms<'s>(&'s self, place: &Place, _rows: &'s mut ()) -> GatedTerms<'s, T, false> {
         let part = self.bias.len();
-        let parts = self.parts.adjacent(&all_parts(place, part)).fetching(rows_ahead(place.width()));
+        let parts = self.parts.adjacent(&all_parts(place, part)).fetching(AHEAD.div_ceil(place.width().max(1)));
         GatedTerms { parts, bias: &self.bias[place.columns.clone()], part }
     }
 }
@@ -43,12 +46,6 @@ impl<T: Element> Form for Gated<'_, T> {
 fn all_parts(place: &Place, part: usize) -> Place {
     let Range { start, end } = place.columns;
     Place { columns: start..end + (PARTS - 1) * part, ..place.clone() }
-}
-
-/// How many rows ahead are fetched: enough of them that memory has answered by then, with every core asking it.
-fn rows_ahead(width: usize) -> usize {
-    const CHANNELS: usize = 2048;
-    CHANNELS.div_ceil(width.max(1))
 }
 
 /// The parts, as they lie in a row.
@@ -70,6 +67,12 @@ pub(crate) struct GatedTerms<'s, T: Element, const ALL: bool> {
 }
 
 impl<T: Element, const ALL: bool> GatedTerms<'_, T, ALL> {
+    /// Where a channel of a part is in a row.
+    #[inline(always)]
+    fn channel(&self, part: usize, at: usize) -> usize {
+        part * self.part + at
+    }
+
     /// Reads a part, without fetching.
     ///
     /// # Safety
@@ -77,7 +80,7 @@ impl<T: Element, const ALL: bool> GatedTerms<'_, T, ALL> {
     #[inline(always)]
     unsafe fn part<I: Isa>(&self, part: Part, row: isize, at: usize) -> I::V<T::Acc> {
         // SAFETY: within the block, says the caller.
-        unsafe { I::read(self.parts.at(row, part as usize * self.part + at)) }
+        unsafe { I::read(self.parts.at(row, self.channel(part as usize, at))) }
     }
 
     /// Reads a part of a row and fetches one to come: five parts of a row, often as many times the same place in a page, are too
@@ -89,7 +92,7 @@ impl<T: Element, const ALL: bool> GatedTerms<'_, T, ALL> {
     #[inline(always)]
     unsafe fn read<I: Isa>(&self, part: Part, row: isize, at: usize) -> I::V<T::Acc> {
         if !ALL {
-            I::prefetch(self.parts.ahead(row, part as usize * self.part + at));
+            I::prefetch(self.parts.ahead(row, self.channel(part as usize, at)));
         }
         // SAFETY: passed on to the caller.
         unsafe { self.part::<I>(part, row, at) }
@@ -105,13 +108,16 @@ impl<T: Element, const ALL: bool> GatedTerms<'_, T, ALL> {
         unsafe { I::read(Pointer::to(self.bias).add(at)) }
     }
 
-    /// Where the cache lines of all parts are when every vector asks for as many, from a channel of the first part on, and how
-    /// far apart: in a whole row, in the order in which they lie in memory, which is faster than at five places at a time.
+    /// Asks for a cache line for each part of a row to come: of a whole row, in the order in which they lie in memory, which is
+    /// faster than at five places at a time.
     #[inline(always)]
-    fn lines<I: Isa>(&self, at: usize) -> (usize, usize) {
-        match self.bias.len() == self.part {
+    fn fetch_ahead<I: Isa, P: Raw<Element = T>>(&self, rows: &Strided<P>, row: isize, at: usize) {
+        let (first, step) = match self.bias.len() == self.part {
             true => (PARTS * at, <I::V<T::Acc>>::LEN),
             false => (at, self.part),
+        };
+        for n in 0..PARTS {
+            I::prefetch(rows.ahead(row, first + n * step));
         }
     }
 }
@@ -130,10 +136,7 @@ impl<'s, T: Element, const ALL: bool> Terms for GatedTerms<'s, T, ALL> {
     #[inline(always)]
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
         if ALL {
-            let (first, step) = self.lines::<I>(at);
-            for n in 0..PARTS {
-                I::prefetch(self.parts.ahead(row, first + n * step));
-            }
+            self.fetch_ahead::<I, _>(&self.parts, row, at);
         }
         // SAFETY: passed on to the caller.
         unsafe { logistic::<T, _>(self.read::<I>(Part::A, row, at).add(self.bias::<I>(at))) }
@@ -157,14 +160,14 @@ impl<'s, T: Element, const ALL: bool> Terms for GatedTerms<'s, T, ALL> {
     #[inline(always)]
     fn fetch_readout<I: Isa>(&self, row: isize, at: usize) {
         for part in [Part::Ca, Part::Cb] {
-            self.parts.fetch::<I>(row, part as usize * self.part + at);
+            self.parts.fetch::<I>(row, self.channel(part as usize, at));
         }
     }
 
     #[inline(always)]
     fn fetch<I: Isa>(&self, row: isize, at: usize) {
         for part in [Part::A, Part::D, Part::U] {
-            self.parts.fetch::<I>(row, part as usize * self.part + at);
+            self.parts.fetch::<I>(row, self.channel(part as usize, at));
         }
     }
 }
@@ -285,10 +288,7 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
                 let da = I::read(h.at(row + 1, at)).mul(dh).mul(a.slope);
                 d_bias = d_bias.add(da);
                 if let Some(dp) = self.dp {
-                    let (first, step) = terms.lines::<I>(at);
-                    for n in 0..PARTS {
-                        I::prefetch(dp.ahead(row, first + n * step));
-                    }
+                    terms.fetch_ahead::<I, _>(&dp, row, at);
                     let (d, u) = (terms.part::<I>(Part::D, row, at), terms.part::<I>(Part::U, row, at));
                     let (d, dc) = (sigmoid::<T, _>(d), I::read(h.at(row, at)).mul(g));
                     let (dd, du) = (u.mul(dh).mul(d.slope), d.value.mul(dh));
@@ -296,7 +296,7 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
                     // written after all of them: rounding to half precision may branch, and a branch ends what is
                     // computed in two vectors at once
                     for (n, gradient) in [da, dd, du, dca, dcb].into_iter().enumerate() {
-                        I::write(gradient, dp.at(row, n * terms.part + at));
+                        I::write(gradient, dp.at(row, terms.channel(n, at)));
                     }
                 }
             }
