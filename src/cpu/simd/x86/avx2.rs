@@ -252,9 +252,30 @@ pub(crate) unsafe fn read_bf16(from: *const bf16) -> F32x16 {
     // SAFETY: valid for reads of 16 elements, says the caller; no alignment is needed.
     unsafe {
         let from = from.cast::<__m128i>();
-        let (low, high) =
-            (_mm256_cvtepu16_epi32(_mm_loadu_si128(from)), _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(1))));
-        F32x16([_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))])
+        F32x16([widen_bf16(_mm_loadu_si128(from)), widen_bf16(_mm_loadu_si128(from.add(1)))])
+    }
+}
+
+/// Eight bf16s, which are the upper halves of as many f32s.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[inline(always)]
+unsafe fn widen_bf16(bits: __m128i) -> __m256 {
+    // SAFETY: the processor has AVX2, says the caller.
+    unsafe {
+        // where the bytes of each f32 come from; 0x80 is a zero
+        let places = _mm256_setr_epi32(
+            0x0100_8080,
+            0x0302_8080,
+            0x0504_8080,
+            0x0706_8080,
+            0x0908_8080,
+            0x0b0a_8080,
+            0x0d0c_8080,
+            0x0f0e_8080,
+        );
+        _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(bits), places))
     }
 }
 
@@ -265,27 +286,40 @@ pub(crate) unsafe fn write_bf16(value: F32x16, to: *mut bf16) {
     let [low, high] = value.0;
     // SAFETY: valid for writes of 16 elements, says the caller; no alignment is needed.
     unsafe {
+        let (low_bits, high_bits) = (_mm256_castps_si256(low), _mm256_castps_si256(high));
+        let mut rounded = [round_to_bf16(low_bits), round_to_bf16(high_bits)];
+        if _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(low, high)) != 0 {
+            rounded = [keep_nan(low, rounded[0]), keep_nan(high, rounded[1])];
+        }
+        let [low, high] = rounded;
         // packs within 128-bit halves: low 0..4, high 0..4, low 4..8, high 4..8
-        let packed = _mm256_packus_epi32(round_to_bf16(low), round_to_bf16(high));
+        let packed = _mm256_packus_epi32(_mm256_srli_epi32::<16>(low), _mm256_srli_epi32::<16>(high));
         _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
     }
 }
 
-/// The bits of the nearest bf16s, ties to even.
+/// The bits of numbers whose upper halves are the nearest bf16s, ties to even; of a NaN they may be those of a number.
 ///
 /// # Safety
 /// The processor must have AVX2.
 #[inline(always)]
-unsafe fn round_to_bf16(value: __m256) -> __m256i {
+unsafe fn round_to_bf16(bits: __m256i) -> __m256i {
     // SAFETY: the processor has AVX2, says the caller.
     unsafe {
-        let bits = _mm256_castps_si256(value);
         // a carry out of the lower half where that is more than a half, or a half of an odd number
         let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-        let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-        // which could turn a NaN into infinity
-        let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
-        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(value, value));
-        _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
+        _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd)
     }
+}
+
+/// Puts the NaNs of a vector, quiet ones, into others.
+///
+/// # Safety
+/// The processor must have AVX2.
+#[cold]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn keep_nan(value: __m256, others: __m256i) -> __m256i {
+    let quiet = _mm256_or_si256(_mm256_castps_si256(value), _mm256_set1_epi32(0x0040_0000));
+    let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(value, value));
+    _mm256_blendv_epi8(others, quiet, nan)
 }
