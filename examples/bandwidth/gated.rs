@@ -7,11 +7,8 @@ use quick_ssm::Scan;
 
 use crate::data::{full, uniform, Pass};
 use crate::passes::Operation;
-use crate::stream::{stream11, stream6, Element, Pages};
+use crate::stream::{stream11, stream6, Element, Pages, PARTS};
 use crate::yardstick::{on, with_slices, Measure, Yardstick};
-
-/// Parts of a row of pre-activations.
-const PARTS: usize = 5;
 
 /// Pre-activations, `[B, L, 5S]`, a bias, and the gradient of the result.
 pub struct GatedData {
@@ -21,8 +18,8 @@ pub struct GatedData {
     var: Var,
     bias_var: Var,
     grad_y: Tensor,
-    /// A fifth each of `p`, as it lies in memory.
-    fifths: [Tensor; PARTS],
+    /// As large as `grad_y`: some of the values of `p`.
+    factors: [Tensor; 2],
 }
 
 impl GatedData {
@@ -30,9 +27,8 @@ impl GatedData {
         let (var, bias_var) = (Var::from_tensor(p)?, Var::from_tensor(bias)?);
         let (p, bias) = (var.as_detached_tensor(), bias_var.as_detached_tensor());
         let (values, count) = (p.flatten_all()?, grad_y.elem_count());
-        let fifth = |n: usize| values.narrow(0, n * count, count);
-        let fifths = [fifth(0)?, fifth(1)?, fifth(2)?, fifth(3)?, fifth(4)?];
-        Ok(Self { p, bias, var, bias_var, grad_y, fifths })
+        let factors = [values.narrow(0, 0, count)?, values.narrow(0, count, count)?];
+        Ok(Self { p, bias, var, bias_var, grad_y, factors })
     }
 }
 
@@ -71,16 +67,15 @@ impl Operation for GatedData {
         num_sets: usize,
         pages: Pages,
     ) -> Result<Measure<Self>> {
+        let [_, _, part] = shape;
         let kernel: (_, Yardstick<Self>) = match pass {
-            Pass::Forward => (
-                "stream6",
-                Box::new(move |data, _| with_slices(data.fifths.each_ref(), |s| drop(stream6::<T>(s, pages)))),
-            ),
+            Pass::Forward => {
+                ("stream6", Box::new(move |data, _| with_slices([&data.p], |[p]| drop(stream6::<T>(p, part, pages)))))
+            }
             Pass::Gradients | Pass::Backward => (
                 "stream11",
                 Box::new(move |data, _| {
-                    let [a, d, u, ca, cb] = &data.fifths;
-                    with_slices([&data.grad_y, a, d, u, ca, cb], |s| drop(stream11::<T>(s, pages)))
+                    with_slices([&data.grad_y, &data.p], |tensors| drop(stream11::<T>(tensors, part, pages)))
                 }),
             ),
         };
@@ -105,7 +100,7 @@ impl Operation for GatedData {
     }
 
     fn product(&self) -> Result<()> {
-        (&self.fifths[0] * &self.fifths[1])?;
+        (&self.factors[0] * &self.factors[1])?;
         Ok(())
     }
 }

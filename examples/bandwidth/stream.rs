@@ -15,6 +15,9 @@ pub use kernels::Element;
 /// Elements per task: small enough to share the work evenly, large enough for long runs of memory.
 const CHUNK: usize = 1 << 15;
 
+/// Parts of a row of pre-activations.
+pub const PARTS: usize = 5;
+
 /// The pages under the outputs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pages {
@@ -62,28 +65,47 @@ pub fn stream9<T: Element>(ins: [&[T]; 5], pages: Pages) -> [Vec<T>; 4] {
     outs
 }
 
-/// Five tensors in, one out: the traffic of a gated forward pass.
-pub fn stream6<T: Element>(ins: [&[T]; 5], pages: Pages) -> Vec<T> {
-    // SAFETY: the kernel writes every element of its output
-    unsafe { one_output(ins, pages, T::one_of_five) }
+/// Five parts of every row in, where they lie in it, and a row of one part out: the traffic of a gated forward pass.
+pub fn stream6<T: Element>(p: &[T], part: usize, pages: Pages) -> Vec<T> {
+    let (chunk, len) = (whole_rows(part), p.len() / PARTS);
+    let mut out = pages.allocate(len);
+    out.spare_capacity_mut()[..len].par_chunks_mut(chunk).zip(p.par_chunks(PARTS * chunk)).for_each(|(out, p)| {
+        for (out, p) in out.chunks_exact_mut(part).zip(p.chunks_exact(PARTS * part)) {
+            T::one_of_five(out, parts(p, part));
+        }
+    });
+    // SAFETY: the rows cover the `len` elements, and `one_of_five` has written every element of its row
+    unsafe { out.set_len(len) };
+    out
 }
 
-/// Six tensors in, five out, in one allocation: the traffic of a gated backward pass.
-pub fn stream11<T: Element>(ins: [&[T]; 6], pages: Pages) -> Vec<T> {
-    let len = ins[0].len();
-    let mut out = pages.allocate(5 * len);
-    let (o0, rest) = out.spare_capacity_mut()[..5 * len].split_at_mut(len);
-    let (o1, rest) = rest.split_at_mut(len);
-    let (o2, rest) = rest.split_at_mut(len);
-    let (o3, o4) = rest.split_at_mut(len);
-    let [o0, o1, o2, o3, o4] = [o0, o1, o2, o3, o4].map(|out| out.par_chunks_mut(CHUNK));
-    o0.zip(o1).zip(o2.zip(o3)).zip(o4).enumerate().for_each(|(i, (((o0, o1), (o2, o3)), o4))| {
-        let n = o0.len();
-        T::five_out([o0, o1, o2, o3, o4], ins.map(|s| &s[i * CHUNK..][..n]));
+/// The same parts and a row of another tensor in, five parts of a row out: the traffic of a gated backward pass.
+pub fn stream11<T: Element>([g, p]: [&[T]; 2], part: usize, pages: Pages) -> Vec<T> {
+    let (chunk, len) = (whole_rows(part), p.len());
+    let mut out = pages.allocate(len);
+    let tasks = out.spare_capacity_mut()[..len].par_chunks_mut(PARTS * chunk).zip(p.par_chunks(PARTS * chunk));
+    tasks.zip(g.par_chunks(chunk)).for_each(|((out, p), g)| {
+        let rows = out.chunks_exact_mut(PARTS * part).zip(p.chunks_exact(PARTS * part));
+        for ((out, p), g) in rows.zip(g.chunks_exact(part)) {
+            let [a, d, u, ca, cb] = parts(p, part);
+            let mut outs = out.chunks_exact_mut(part);
+            let outs = std::array::from_fn(|_| outs.next().expect("a row has all parts"));
+            T::five_out(outs, [g, a, d, u, ca, cb]);
+        }
     });
-    // SAFETY: the chunks cover the five times `len` elements, and `five_out` has written every element of its chunks
-    unsafe { out.set_len(5 * len) };
+    // SAFETY: the rows cover the `len` elements, and `five_out` has written every element of its row
+    unsafe { out.set_len(len) };
     out
+}
+
+/// The parts of a row.
+fn parts<T>(row: &[T], part: usize) -> [&[T]; PARTS] {
+    std::array::from_fn(|n| &row[n * part..][..part])
+}
+
+/// Elements per task, in rows of so many.
+fn whole_rows(part: usize) -> usize {
+    (CHUNK / part).max(1) * part
 }
 
 /// One output of a kernel that runs on chunks.
