@@ -6,8 +6,6 @@
 
 mod kernels;
 
-use std::mem::MaybeUninit;
-
 use rayon::prelude::*;
 
 pub use kernels::Element;
@@ -45,8 +43,15 @@ impl Pages {
 
 /// Four tensors in, one out: the traffic of a forward pass.
 pub fn stream5<T: Element>(ins: [&[T]; 4], pages: Pages) -> Vec<T> {
-    // SAFETY: the kernel writes every element of its output
-    unsafe { one_output(ins, pages, T::one_out) }
+    let len = ins[0].len();
+    let mut out = pages.allocate(len);
+    out.spare_capacity_mut()[..len].par_chunks_mut(CHUNK).enumerate().for_each(|(i, out)| {
+        let n = out.len();
+        T::one_out(out, ins.map(|s| &s[i * CHUNK..][..n]));
+    });
+    // SAFETY: the chunks cover the `len` elements, and `one_out` has written every element of its chunk
+    unsafe { out.set_len(len) };
+    out
 }
 
 /// Five tensors in, four out: the traffic of a backward pass.
@@ -106,24 +111,4 @@ fn parts<T>(row: &[T], part: usize) -> [&[T]; PARTS] {
 /// Elements per task, in rows of so many.
 fn whole_rows(part: usize) -> usize {
     (CHUNK / part).max(1) * part
-}
-
-/// One output of a kernel that runs on chunks.
-///
-/// # Safety
-/// The kernel must write every element of its output.
-unsafe fn one_output<T: Element, const N: usize>(
-    ins: [&[T]; N],
-    pages: Pages,
-    kernel: fn(&mut [MaybeUninit<T>], [&[T]; N]),
-) -> Vec<T> {
-    let len = ins[0].len();
-    let mut out = pages.allocate(len);
-    out.spare_capacity_mut()[..len].par_chunks_mut(CHUNK).enumerate().for_each(|(i, out)| {
-        let n = out.len();
-        kernel(out, ins.map(|s| &s[i * CHUNK..][..n]));
-    });
-    // SAFETY: the chunks cover the `len` elements, and the kernel has written every element of its chunk, says the caller
-    unsafe { out.set_len(len) };
-    out
 }

@@ -286,8 +286,7 @@ pub(crate) unsafe fn write_bf16(value: F32x16, to: *mut bf16) {
     let [low, high] = value.0;
     // SAFETY: valid for writes of 16 elements, says the caller; no alignment is needed.
     unsafe {
-        let (low_bits, high_bits) = (_mm256_castps_si256(low), _mm256_castps_si256(high));
-        let mut rounded = [round_to_bf16(low_bits), round_to_bf16(high_bits)];
+        let mut rounded = [round_to_bf16(low), round_to_bf16(high)];
         if _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_UNORD_Q>(low, high)) != 0 {
             rounded = [keep_nan(low, rounded[0]), keep_nan(high, rounded[1])];
         }
@@ -303,9 +302,10 @@ pub(crate) unsafe fn write_bf16(value: F32x16, to: *mut bf16) {
 /// # Safety
 /// The processor must have AVX2.
 #[inline(always)]
-unsafe fn round_to_bf16(bits: __m256i) -> __m256i {
+unsafe fn round_to_bf16(value: __m256) -> __m256i {
     // SAFETY: the processor has AVX2, says the caller.
     unsafe {
+        let bits = _mm256_castps_si256(value);
         // a carry out of the lower half where that is more than a half, or a half of an odd number
         let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
         _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd)
