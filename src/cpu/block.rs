@@ -25,6 +25,11 @@ pub(crate) type BlockMut<T> = Strided<'static, *mut T>;
 
 impl<P: Raw> Strided<'_, P> {
     pub fn new(first: Pointer<P>, stride: isize, rows: usize, width: usize) -> Self {
+        #[cfg(debug_assertions)]
+        if let Some(last) = rows.checked_sub(1) {
+            first.reach(width);
+            first.offset(last as isize * stride).reach(width);
+        }
         let _ = (rows, width);
         Self {
             first,

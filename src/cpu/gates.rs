@@ -56,6 +56,20 @@ fn one_minus<A: Accumulator, V: Lanes<A>>(x: V) -> V {
 /// zero. `E = r / tanh(r / 2)` has even powers only, falls off fast, and makes `exp(-r)` the quotient of `E - r` and `E + r`.
 #[inline(always)]
 fn exp_of_minus<T: Element, V: Lanes<T::Acc>>(x: V) -> (V, V, V) {
+    match V::FUSES {
+        true => exp_of_minus_inlined::<T, V>(x),
+        false => exp_of_minus_apart::<T, V>(x),
+    }
+}
+
+/// [`exp_of_minus`] as a function, where products and sums are fused by calls and another one does not matter.
+#[inline(never)]
+fn exp_of_minus_apart<T: Element, V: Lanes<T::Acc>>(x: V) -> (V, V, V) {
+    exp_of_minus_inlined::<T, V>(x)
+}
+
+#[inline(always)]
+fn exp_of_minus_inlined<T: Element, V: Lanes<T::Acc>>(x: V) -> (V, V, V) {
     let biased = V::splat(T::Acc::ROUND).sub_product(x, V::splat(T::Acc::LOG2_E));
     let n = biased.sub(V::splat(T::Acc::ROUND));
     let mut rest = x;

@@ -126,12 +126,12 @@ impl<P: Raw> Pointer<P> {
         self.offset(elements as isize)
     }
 
-    /// The same, which does not reach further than `count` elements.
+    /// The same, which reaches `count` elements. They must be there, which is not checked once more.
     #[cfg(debug_assertions)]
     #[inline(always)]
     pub fn limit(self, count: usize) -> Self {
-        let first = self.reach(count);
-        Self { raw: first, bounds: (first.address(), first.address().wrapping_add(count)) }
+        let first = self.address();
+        Self { bounds: (first, first.wrapping_add(count)), ..self }
     }
 
     /// The pointer itself, from which on `count` elements will be accessed.
@@ -140,8 +140,10 @@ impl<P: Raw> Pointer<P> {
         #[cfg(debug_assertions)]
         {
             let ((start, end), at) = (self.bounds, self.raw.address());
-            let left = (end as usize).wrapping_sub(at as usize) / size_of::<P::Element>();
-            if at < start || end < at || left < count {
+            let to_end = |from: *const P::Element| (end as usize).wrapping_sub(from as usize);
+            // a pointer before the start, or beyond the end, has more left than there is
+            let left = to_end(at);
+            if left > to_end(start) || left < count.wrapping_mul(size_of::<P::Element>()) {
                 beyond(count, at.cast(), start.cast(), end.cast());
             }
         }

@@ -81,6 +81,8 @@ pub(crate) trait Element: WithDType + Accuracy<<Self as Element>::Acc> + 'static
 /// `LEN` accumulators side by side.
 pub(crate) trait Lanes<A>: Copy {
     const LEN: usize;
+    /// Whether the compiler may count on an instruction for products and sums rounded once, and need not call a function.
+    const FUSES: bool = true;
 
     fn splat(value: A) -> Self;
     fn add(self, other: Self) -> Self;
@@ -243,6 +245,18 @@ macro_rules! accumulators {
 }
 accumulators!(f32: F32x16, f64: F64x8);
 
+/// Not inlined: it asks for the processor's instructions and does without them, in more code than a step of a kernel has.
+#[inline(never)]
+fn f16_to_f32(value: f16) -> f32 {
+    value.to_f32()
+}
+
+/// As [`f16_to_f32`].
+#[inline(never)]
+fn f32_to_f16(value: f32) -> f16 {
+    f16::from_f32(value)
+}
+
 macro_rules! elements {
     ($($element:ty: $acc:ty, $widen:expr, $narrow:expr, $read:ident, $write:ident $(, $write_two:ident)?;)*) => {$(
         impl Element for $element {
@@ -301,7 +315,7 @@ elements! {
     f32: f32, std::convert::identity, std::convert::identity, read_f32, write_f32;
     f64: f64, std::convert::identity, std::convert::identity, read_f64, write_f64;
     bf16: f32, bf16::to_f32, bf16::from_f32, read_bf16, write_bf16, write_two_bf16;
-    f16: f32, f16::to_f32, f16::from_f32, read_f16, write_f16;
+    f16: f32, f16_to_f32, f32_to_f16, read_f16, write_f16;
 }
 
 #[cfg(test)]

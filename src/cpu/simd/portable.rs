@@ -143,10 +143,31 @@ impl<A: Accumulator> Array<A> {
     fn zip(self, other: Self, f: impl Fn(A, A) -> A) -> Self {
         Self(std::array::from_fn(|i| f(self.0[i], other.0[i])))
     }
+
+    /// A product and a sum rounded once. Without an [instruction](Lanes::FUSES) for that, each lane is a call, before which all
+    /// registers are saved: one call for all lanes makes kernels, which consist of little else, much smaller.
+    #[inline(always)]
+    fn fused(self, factor: Self, other: Self, f: impl Fn(A, A, A) -> A) -> Self {
+        match Self::FUSES {
+            true => self.zip3(factor, other, f),
+            false => self.fused_apart(factor, other, f),
+        }
+    }
+
+    #[inline(never)]
+    fn fused_apart(self, factor: Self, other: Self, f: impl Fn(A, A, A) -> A) -> Self {
+        self.zip3(factor, other, f)
+    }
+
+    #[inline(always)]
+    fn zip3(self, second: Self, third: Self, f: impl Fn(A, A, A) -> A) -> Self {
+        Self(std::array::from_fn(|i| f(self.0[i], second.0[i], third.0[i])))
+    }
 }
 
 impl<A: Accumulator> Lanes<A> for Array<A> {
     const LEN: usize = WIDTH;
+    const FUSES: bool = cfg!(any(not(target_arch = "x86_64"), target_feature = "fma"));
 
     #[inline(always)]
     fn splat(value: A) -> Self {
@@ -175,12 +196,12 @@ impl<A: Accumulator> Lanes<A> for Array<A> {
 
     #[inline(always)]
     fn add_product(self, factor: Self, other: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i].add_product(factor.0[i], other.0[i])))
+        self.fused(factor, other, A::add_product)
     }
 
     #[inline(always)]
     fn sub_product(self, factor: Self, other: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i].sub_product(factor.0[i], other.0[i])))
+        self.fused(factor, other, A::sub_product)
     }
 
     #[inline(always)]
