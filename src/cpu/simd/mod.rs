@@ -56,17 +56,17 @@ pub(crate) trait Element: WithDType + Accuracy<<Self as Element>::Acc> + 'static
     unsafe fn write_avx2(value: <Self::Acc as Accumulator>::Avx2, to: *mut Self);
 
     /// # Safety
-    /// As for [`Isa::read_at`]; the processor has AVX-512 F, DQ and BF16.
+    /// As for [`Isa::read_at`]; the processor has AVX-512 F, DQ, BF16 and VBMI.
     #[cfg(target_arch = "x86_64")]
     unsafe fn read_avx512(from: *const Self) -> <Self::Acc as Accumulator>::Avx512;
 
     /// # Safety
-    /// As for [`Isa::write_at`]; the processor has AVX-512 F, DQ and BF16.
+    /// As for [`Isa::write_at`]; the processor has AVX-512 F, DQ, BF16 and VBMI.
     #[cfg(target_arch = "x86_64")]
     unsafe fn write_avx512(value: <Self::Acc as Accumulator>::Avx512, to: *mut Self);
 
     /// # Safety
-    /// As for [`Isa::write_two_at`]; the processor has AVX-512 F, DQ and BF16.
+    /// As for [`Isa::write_two_at`]; the processor has AVX-512 F, DQ, BF16 and VBMI.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     unsafe fn write_two_avx512([first, second]: [<Self::Acc as Accumulator>::Avx512; 2], to: *mut Self) {
@@ -195,7 +195,7 @@ pub(crate) fn dispatch<F: Vectorised>(f: F) -> F::Output {
     let widest = 3;
     #[cfg(target_arch = "x86_64")]
     if widest >= 3 && avx512::available() {
-        // SAFETY: the processor has AVX-512 F, DQ and BF16.
+        // SAFETY: the processor has AVX-512 F, DQ, BF16 and VBMI.
         return unsafe { avx512::run(f) };
     } else if widest >= 2 && avx2::available() {
         // SAFETY: the processor has AVX2, FMA and F16C.
@@ -226,7 +226,7 @@ pub(crate) fn run_on<F: Vectorised>(isa: usize, f: F) -> Option<F::Output> {
         // SAFETY: the processor has AVX2, FMA and F16C.
         2 if avx2::available() => Some(unsafe { avx2::run(f) }),
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the processor has AVX-512 F, DQ and BF16.
+        // SAFETY: the processor has AVX-512 F, DQ, BF16 and VBMI.
         3 if avx512::available() => Some(unsafe { avx512::run(f) }),
         _ => None,
     }

@@ -1,10 +1,10 @@
-//! AVX-512 with its conversions to bf16, as processors have it since Cooper Lake and Zen 4.
+//! AVX-512 with its conversions to bf16 and its shuffles of bytes, as processors have it since Sapphire Rapids and Zen 4.
 
 use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::super::{Lanes, Vectorised};
+use super::super::{Lanes, Vectorised, LINE};
 use super::paired::Paired;
 
 /// The AVX-512 instruction set.
@@ -15,11 +15,12 @@ pub(crate) fn available() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512bf16")
+        && is_x86_feature_detected!("avx512vbmi")
 }
 
 /// # Safety
-/// The processor must have AVX-512 F, DQ and BF16.
-#[target_feature(enable = "avx512f,avx512dq,avx512bf16")]
+/// The processor must have AVX-512 F, DQ, BF16 and VBMI.
+#[target_feature(enable = "avx512f,avx512dq,avx512bf16,avx512vbmi")]
 pub(crate) unsafe fn run<F: Vectorised>(f: F) -> F::Output {
     // SAFETY: the caller vouches for the processor.
     unsafe { f.run::<Avx512>() }
@@ -226,10 +227,24 @@ pub(crate) unsafe fn write_f16(value: F32x16, to: *mut f16) {
 /// As for [`Element::read_avx512`].
 #[inline(always)]
 pub(crate) unsafe fn read_bf16(from: *const bf16) -> F32x16 {
+    /// The upper half of each accumulator.
+    const UPPER: __mmask64 = 0xcccc_cccc_cccc_cccc;
+    /// Which byte of the elements goes there.
+    const BYTES: [u8; LINE] = {
+        let mut bytes = [0; LINE];
+        let mut at = 0;
+        while at < LINE {
+            bytes[at] = (at / 4 * 2 + at % 2) as u8;
+            at += 1;
+        }
+        bytes
+    };
     // SAFETY: valid for reads of 16 elements, says the caller; no alignment is needed.
     unsafe {
-        let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
-        F32x16(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)))
+        let (bytes, bits) = (_mm512_loadu_si512(BYTES.as_ptr().cast()), _mm256_loadu_si256(from.cast()));
+        // one operation, where to widen and to shift are two
+        let bits = _mm512_maskz_permutexvar_epi8(UPPER, bytes, _mm512_castsi256_si512(bits));
+        F32x16(_mm512_castsi512_ps(bits))
     }
 }
 
@@ -270,9 +285,9 @@ pub(crate) unsafe fn write_two_bf16(values: [F32x16; 2], to: *mut bf16) {
 /// Puts the bf16s nearest to subnormal numbers, ties to even, into a vector of others.
 ///
 /// # Safety
-/// The processor must have AVX-512 F, DQ and BF16.
+/// The processor must have AVX-512 F, DQ, BF16 and VBMI.
 #[cold]
-#[target_feature(enable = "avx512f,avx512dq,avx512bf16")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bf16,avx512vbmi")]
 unsafe fn round_subnormal(value: __m512, subnormal: __mmask16, others: __m256i) -> __m256i {
     let bits = _mm512_castps_si512(value);
     // a carry out of the lower half where that is more than a half, or a half of an odd number
