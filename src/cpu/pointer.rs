@@ -143,7 +143,7 @@ impl<P: Raw> Pointer<P> {
             let to_end = |from: *const P::Element| (end as usize).wrapping_sub(from as usize);
             // a pointer before the start, or beyond the end, has more left than there is
             let left = to_end(at);
-            if left > to_end(start) || left < count.wrapping_mul(size_of::<P::Element>()) {
+            if left > to_end(start) || left < count.saturating_mul(size_of::<P::Element>()) {
                 beyond(count, at.cast(), start.cast(), end.cast());
             }
         }

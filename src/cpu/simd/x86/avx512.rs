@@ -239,7 +239,7 @@ pub(crate) unsafe fn read_bf16(from: *const bf16) -> F32x16 {
         }
         bytes
     };
-    // SAFETY: valid for reads of 16 elements, says the caller; no alignment is needed.
+    // SAFETY: valid for reads of 16 elements, says the caller, as the constants are for a vector; no alignment is needed.
     unsafe {
         let (bytes, bits) = (_mm512_loadu_si512(BYTES.as_ptr().cast()), _mm256_loadu_si256(from.cast()));
         // one operation, where to widen and to shift are two
