@@ -1,6 +1,6 @@
 //! AVX-512 with its conversions to bf16 and its shuffles of bytes, as processors have it since Sapphire Rapids and Zen 4.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 use half::{bf16, f16};
 
@@ -227,25 +227,45 @@ pub(crate) unsafe fn write_f16(value: F32x16, to: *mut f16) {
 /// As for [`Element::read_avx512`].
 #[inline(always)]
 pub(crate) unsafe fn read_bf16(from: *const bf16) -> F32x16 {
-    /// The upper half of each accumulator.
-    const UPPER: __mmask64 = 0xcccc_cccc_cccc_cccc;
-    /// Which byte of the elements goes there.
+    /// Which byte goes where: those of an element into the upper half of its accumulator, and into the lower one such as are
+    /// zero, being behind all elements.
     const BYTES: [u8; LINE] = {
-        let mut bytes = [0; LINE];
+        let mut bytes = [LINE as u8 - 1; LINE];
         let mut at = 0;
         while at < LINE {
-            bytes[at] = (at / 4 * 2 + at % 2) as u8;
+            if at % 4 >= 2 {
+                bytes[at] = (at / 4 * 2 + at % 2) as u8;
+            }
             at += 1;
         }
         bytes
     };
-    // SAFETY: valid for reads of 16 elements, says the caller, as the constants are for a vector; no alignment is needed.
+    // SAFETY: valid for reads of 16 elements, says the caller, as the constant is for a vector; no alignment is needed.
     unsafe {
-        let (bytes, bits) = (_mm512_loadu_si512(BYTES.as_ptr().cast()), _mm256_loadu_si256(from.cast()));
-        // one operation, where to widen and to shift are two
-        let bits = _mm512_maskz_permutexvar_epi8(UPPER, bytes, _mm512_castsi256_si512(bits));
-        F32x16(_mm512_castsi512_ps(bits))
+        let bytes = _mm512_loadu_si512(BYTES.as_ptr().cast());
+        F32x16(shuffle(bytes, _mm512_zextsi256_si512(_mm256_loadu_si256(from.cast()))))
     }
+}
+
+/// The given bytes of some bits. As an intrinsic, of constant bytes, the compiler makes two operations of it.
+///
+/// # Safety
+/// The processor must have AVX-512 F, DQ, BF16 and VBMI.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bf16,avx512vbmi")]
+unsafe fn shuffle(bytes: __m512i, bits: __m512i) -> __m512 {
+    let to;
+    // SAFETY: an instruction of AVX-512 VBMI, which changes its output alone.
+    unsafe {
+        asm!(
+            "vpermb {to}, {bytes}, {bits}",
+            to = lateout(zmm_reg) to,
+            bytes = in(zmm_reg) bytes,
+            bits = in(zmm_reg) bits,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    to
 }
 
 /// # Safety
