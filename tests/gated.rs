@@ -67,6 +67,14 @@ fn narrow_and_long() -> Result<()> {
     check(GatedSpec::new((1, 8_200, 128), DType::BF16))
 }
 
+/// Gradients of more bytes than caches have may be written in another way.
+#[test]
+fn large() -> Result<()> {
+    let dims = (2, 821, 1024);
+    assert!(dims.0 * dims.1 * 5 * dims.2 * size_of::<f32>() > 32 << 20);
+    variants(dims, DType::F32).into_iter().try_for_each(check)
+}
+
 #[test]
 fn options() -> Result<()> {
     let dims = (2, 45, 7);

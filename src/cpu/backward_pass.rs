@@ -64,12 +64,13 @@ struct Scratch<D: Gradients> {
     tile: Composite<Acc<D>>,
     rows: <D::Form as Form>::Rows,
     g: Vec<D::Out>,
+    row: D::Row,
 }
 
 impl<D: Gradients> Default for Scratch<D> {
     fn default() -> Self {
         let (states, own, carry, z, g) = Default::default();
-        Self { states, own, carry, z, tile: Composite::default(), rows: Default::default(), g }
+        Self { states, own, carry, z, tile: Composite::default(), rows: Default::default(), g, row: D::Row::default() }
     }
 }
 
@@ -86,7 +87,7 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let Self { scan, chain, job, scratch } = self;
-        let Scratch { states, own, carry, z, tile, rows, g } = scratch;
+        let Scratch { states, own, carry, z, tile, rows, g, row } = scratch;
         let sequence = &scan.plan.sequences[job.sequence];
         let (columns, width) = (&job.columns, job.columns.len());
         let state = sequence.index * scan.channels + columns.start;
@@ -150,7 +151,7 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
             // SAFETY: no other job has this place nor this chunk of its columns; all blocks are of this place, and `h` is
             // where it is read; the caller vouches for the processor.
             unsafe {
-                let steps = scan.gradients.steps(&place, chunk, scan.form.terms(&place, rows), adjoint);
+                let steps = scan.gradients.steps(&place, chunk, scan.form.terms(&place, rows), adjoint, row);
                 sweep::<I, _>(&steps, place.rows(), width);
             }
         }
@@ -158,6 +159,7 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
             // SAFETY: no other job begins this sequence in these columns.
             copy(z, unsafe { dh0.row(state, width) });
         }
+        I::settle();
     }
 }
 

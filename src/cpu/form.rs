@@ -139,6 +139,8 @@ pub(crate) trait Gradients: Sync {
     type Form: Form;
     /// Of `y` and its gradient.
     type Out: Element<Acc = <Self::Form as Form>::Acc>;
+    /// Memory for a row of gradients, before it is copied [past the caches](super::stream).
+    type Row: Default;
     /// Computes the steps of a place against time, from [`Adjoint`].
     type Steps<'s>: Recurrence<Acc = <Self::Form as Form>::Acc>
     where
@@ -157,6 +159,7 @@ pub(crate) trait Gradients: Sync {
         chunk: usize,
         terms: <Self::Form as Form>::Terms<'s>,
         adjoint: Adjoint<'s, Self::Out>,
+        row: &'s mut Self::Row,
     ) -> Self::Steps<'s>;
 }
 

@@ -12,6 +12,7 @@ use super::form::{Adjoint, Form, Gradients, Terms};
 use super::gates::{logistic, sigmoid, silu};
 use super::pointer::{Pointer, Raw};
 use super::simd::{whole_row, Element, Isa, Lanes, Recurrence};
+use super::stream;
 use super::view::{Place, View};
 use crate::gated::PARTS;
 
@@ -176,6 +177,8 @@ impl<'s, T: Element, const ALL: bool> Terms for GatedTerms<'s, T, ALL> {
 pub(crate) struct GatedGradients<'a, T: Element, G> {
     pub len: usize,
     pub channels: usize,
+    /// Whether `dp` goes [past the caches](super::stream).
+    pub past_caches: bool,
     /// `[B, L, 5S]`
     pub dp: Option<&'a Buffer<T>>,
     /// The gradient of the bias from each chunk, `[chunks, S]`.
@@ -187,6 +190,7 @@ pub(crate) struct GatedGradients<'a, T: Element, G> {
 impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, T, G> {
     type Form = Gated<'a, T>;
     type Out = G;
+    type Row = Vec<T>;
     type Steps<'s>
         = GatedSteps<'s, T, G>
     where
@@ -202,13 +206,16 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
         chunk: usize,
         terms: GatedTerms<'s, T, false>,
         adjoint: Adjoint<'s, G>,
+        memory: &'s mut Vec<T>,
     ) -> GatedSteps<'s, T, G> {
         let (row, first) = (self.channels, place.batch * self.len * self.channels);
+        let past_caches = self.past_caches.then(|| stream::row(memory, all_parts(place, row).width()));
         // SAFETY: nobody else writes at this place, says the caller, nor in this chunk of its columns.
         unsafe {
             GatedSteps {
                 terms,
                 adjoint,
+                past_caches,
                 dp: self.dp.map(|dp| dp.block(PARTS * first, PARTS * row, &all_parts(place, row))),
                 d_bias: self.d_bias.map(|sum| {
                     let sum = sum.row(chunk * row + place.columns.start, place.width());
@@ -225,7 +232,9 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
 pub(crate) struct GatedSteps<'s, T: Element, G: Element> {
     terms: GatedTerms<'s, T, false>,
     adjoint: Adjoint<'s, G>,
-    /// Of all parts.
+    /// A row of the gradients of all parts, which go past the caches.
+    past_caches: Option<BlockMut<T>>,
+    /// The gradients of all parts.
     dp: Option<BlockMut<T>>,
     d_bias: Option<Pointer<*mut T::Acc>>,
     y: Option<BlockMut<G>>,
@@ -239,6 +248,7 @@ impl<T: Element, G: Element> GatedSteps<'_, T, G> {
         Self {
             terms: GatedTerms { parts: parts.at_row(row), bias, part: *part },
             adjoint: Adjoint { g: g.at_row(row), h: h.at_row(row), z: *z },
+            past_caches: self.past_caches,
             dp: self.dp.map(|dp| dp.at_row(row)),
             d_bias: self.d_bias,
             y: self.y.map(|y| y.at_row(row)),
@@ -288,7 +298,9 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
                 let da = I::read(h.at(row + 1, at)).mul(dh).mul(a.slope);
                 d_bias = d_bias.add(da);
                 if let Some(dp) = self.dp {
-                    terms.fetch_ahead::<I, _>(&dp, row, at);
+                    if self.past_caches.is_none() {
+                        terms.fetch_ahead::<I, _>(&dp, row, at);
+                    }
                     let (d, u) = (terms.part::<I>(Part::D, row, at), terms.part::<I>(Part::U, row, at));
                     let (d, dc) = (sigmoid::<T, _>(d), I::read(h.at(row, at)).mul(g));
                     let (dd, du) = (u.mul(dh).mul(d.slope), d.value.mul(dh));
@@ -310,11 +322,26 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
         let steps = self.at_row(row);
         // SAFETY: passed on to the caller.
         unsafe {
-            match (steps.dp, steps.d_bias, steps.y) {
-                (Some(dp), Some(d_bias), None) => {
-                    whole_row::<I, _>(&Self { dp: Some(dp), d_bias: Some(d_bias), y: None, ..steps }, 0, vectors);
+            match (steps.dp, steps.past_caches, steps.d_bias, steps.y) {
+                (Some(dp), Some(row), Some(d_bias), y) if I::STREAMS && stream::is_fast::<T>() => {
+                    let past_caches = Some(row);
+                    whole_row::<I, _>(
+                        &Self { past_caches, dp: past_caches, d_bias: Some(d_bias), y, ..steps },
+                        0,
+                        vectors,
+                    );
+                    let (width, part) = (vectors * <I::V<T::Acc>>::LEN, self.terms.part);
+                    // one piece, or one for each part
+                    let (pieces, width) = if width == part { (1, PARTS * part) } else { (PARTS, width) };
+                    for n in 0..pieces {
+                        stream::copy::<I, _>(row.at(0, n * part), dp.at(0, n * part), width);
+                    }
                 }
-                _ => whole_row::<I, _>(&steps, 0, vectors),
+                (Some(dp), _, Some(d_bias), None) => {
+                    let (dp, d_bias) = (Some(dp), Some(d_bias));
+                    whole_row::<I, _>(&Self { past_caches: None, dp, d_bias, y: None, ..steps }, 0, vectors);
+                }
+                _ => whole_row::<I, _>(&Self { past_caches: None, ..steps }, 0, vectors),
             }
         }
     }

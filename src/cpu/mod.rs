@@ -18,6 +18,7 @@ mod plan;
 mod pointer;
 pub(crate) mod rows;
 mod simd;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -197,6 +198,7 @@ fn typed_backward_gated<T: Element, G: Element<Acc = T::Acc>>(
     let gradients = gated::GatedGradients {
         len: p.len,
         channels: p.channels,
+        past_caches: stream::goes_past_caches::<T>(rows * PARTS * p.channels),
         dp: dp.as_ref(),
         d_bias: d_bias.as_ref(),
         y: y.as_ref(),

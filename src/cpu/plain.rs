@@ -96,6 +96,7 @@ pub(crate) struct PlainGradients<'a, T, G> {
 impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for PlainGradients<'a, T, G> {
     type Form = Plain<'a, T>;
     type Out = G;
+    type Row = ();
     type Steps<'s>
         = PlainSteps<'s, T, G>
     where
@@ -111,6 +112,7 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for PlainGradients<'a, 
         _chunk: usize,
         terms: PlainTerms<'s, T>,
         adjoint: Adjoint<'s, G>,
+        _row: &'s mut (),
     ) -> PlainSteps<'s, T, G> {
         let start = place.batch * self.len * self.channels;
         // SAFETY: nobody else writes there, says the caller.

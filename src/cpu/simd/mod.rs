@@ -171,6 +171,23 @@ pub(crate) trait Isa {
         unsafe { Self::write_at(value, to.reach(<Self::V<E::Acc>>::LEN)) }
     }
 
+    /// Whether [`write_line`](Self::write_line) goes past the caches.
+    const STREAMS: bool = false;
+
+    /// Copies a cache line past the caches, where that can be.
+    ///
+    /// # Safety
+    /// `from` must be valid for reads of a line, and `to` for writes and aligned to one; the processor must have the instruction set.
+    #[inline(always)]
+    unsafe fn write_line(from: *const u8, to: *mut u8) {
+        // SAFETY: passed on to the caller.
+        unsafe { to.copy_from_nonoverlapping(from, LINE) }
+    }
+
+    /// Lets other threads see the lines written so far as they see any other memory.
+    #[inline(always)]
+    fn settle() {}
+
     /// Asks for the cache line at `at` to be brought into the second-level cache. Any address will do.
     fn prefetch<E: Element>(at: *const E);
 

@@ -22,7 +22,19 @@ pub(crate) unsafe fn run<F: Vectorised>(f: F) -> F::Output {
     unsafe { f.run::<Avx2>() }
 }
 
-isa!(Avx2: Avx2, read_avx2, write_avx2, Avx2);
+isa!(Avx2: Avx2, read_avx2, write_avx2, write_line, Avx2);
+
+/// # Safety
+/// As for [`Isa::write_line`](super::super::Isa::write_line).
+#[inline(always)]
+unsafe fn write_line(from: *const u8, to: *mut u8) {
+    let (from, to): (*const __m256i, *mut __m256i) = (from.cast(), to.cast());
+    // SAFETY: valid for a line, which is two vectors, and aligned to one, says the caller.
+    unsafe {
+        _mm256_stream_si256(to, _mm256_loadu_si256(from));
+        _mm256_stream_si256(to.add(1), _mm256_loadu_si256(from.add(1)));
+    }
+}
 
 macro_rules! lanes {
     ($name:ident, $acc:ident, $vector:ident, $len:literal, $load:ident, $store:ident, $read:ident, $write:ident,

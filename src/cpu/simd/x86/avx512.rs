@@ -26,7 +26,15 @@ pub(crate) unsafe fn run<F: Vectorised>(f: F) -> F::Output {
     unsafe { f.run::<Avx512>() }
 }
 
-isa!(Avx512: Avx512, read_avx512, write_avx512, Paired<Avx512>, write_two_avx512);
+isa!(Avx512: Avx512, read_avx512, write_avx512, write_line, Paired<Avx512>, write_two_avx512);
+
+/// # Safety
+/// As for [`Isa::write_line`](super::super::Isa::write_line).
+#[inline(always)]
+unsafe fn write_line(from: *const u8, to: *mut u8) {
+    // SAFETY: valid for a line, and aligned to one, says the caller.
+    unsafe { _mm512_stream_si512(to.cast(), _mm512_loadu_si512(from.cast())) }
+}
 
 /// The class of what lies between zero and the smallest normal number.
 const SUBNORMAL: i32 = 0x20;

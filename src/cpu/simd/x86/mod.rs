@@ -2,10 +2,11 @@
 
 /// An instruction set, by the vectors that an accumulator has there and what elements read and write them with.
 macro_rules! isa {
-    ($isa:ident: $vector:ident, $read:ident, $write:ident, $long:ty $(, $write_two:ident)?) => {
+    ($isa:ident: $vector:ident, $read:ident, $write:ident, $write_line:ident, $long:ty $(, $write_two:ident)?) => {
         impl crate::cpu::simd::Isa for $isa {
             type V<A: crate::cpu::simd::Accumulator> = A::$vector;
             type Long = $long;
+            const STREAMS: bool = true;
 
             #[inline(always)]
             unsafe fn read_at<E: crate::cpu::simd::Element>(from: *const E) -> Self::V<E::Acc> {
@@ -26,6 +27,18 @@ macro_rules! isa {
                     unsafe { E::$write_two(values, to) }
                 }
             )?
+
+            #[inline(always)]
+            unsafe fn write_line(from: *const u8, to: *mut u8) {
+                // SAFETY: passed on to the caller.
+                unsafe { $write_line(from, to) }
+            }
+
+            #[inline(always)]
+            fn settle() {
+                // SAFETY: the baseline of x86-64 has SSE.
+                unsafe { _mm_sfence() }
+            }
 
             #[inline(always)]
             fn prefetch<E: crate::cpu::simd::Element>(at: *const E) {
