@@ -63,6 +63,15 @@ fn chunks_of_wide_rows() -> Result<()> {
     Ok(())
 }
 
+/// Gradients of more bytes than caches have may be written in another way.
+#[test]
+fn large() -> Result<()> {
+    let dims = (2, 1026, 1024);
+    assert!(dims.0 * dims.1 * 4 * dims.2 * size_of::<f32>() > 32 << 20);
+    let [_, of_everything] = variants(dims, DType::F32);
+    check(of_everything)
+}
+
 #[test]
 fn few_batches_and_more_batches_than_cores() -> Result<()> {
     for batch in [1, 2, 3, 4, 5, 8, 9, 17, 64] {

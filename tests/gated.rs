@@ -72,7 +72,8 @@ fn narrow_and_long() -> Result<()> {
 fn large() -> Result<()> {
     let dims = (2, 821, 1024);
     assert!(dims.0 * dims.1 * 5 * dims.2 * size_of::<f32>() > 32 << 20);
-    variants(dims, DType::F32).into_iter().try_for_each(check)
+    let [_, of_everything] = variants(dims, DType::F32);
+    check(of_everything)
 }
 
 #[test]

@@ -325,11 +325,8 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
             match (steps.dp, steps.past_caches, steps.d_bias, steps.y) {
                 (Some(dp), Some(row), Some(d_bias), y) if I::STREAMS && stream::is_fast::<T>() => {
                     let past_caches = Some(row);
-                    whole_row::<I, _>(
-                        &Self { past_caches, dp: past_caches, d_bias: Some(d_bias), y, ..steps },
-                        0,
-                        vectors,
-                    );
+                    let (dp_row, d_bias) = (past_caches, Some(d_bias));
+                    whole_row::<I, _>(&Self { past_caches, dp: dp_row, d_bias, y, ..steps }, 0, vectors);
                     let (width, part) = (vectors * <I::V<T::Acc>>::LEN, self.terms.part);
                     // one piece, or one for each part
                     let (pieces, width) = if width == part { (1, PARTS * part) } else { (PARTS, width) };

@@ -164,6 +164,7 @@ fn typed_backward<T: Element, G: Element<Acc = T::Acc>>(
     let gradients = plain::PlainGradients::<T, G> {
         len: p.len,
         channels: p.channels,
+        past_caches: stream::goes_past_caches::<T>(4 * p.batch * p.len * p.channels),
         dx: dx.as_ref(),
         da: da.as_ref(),
         db: db.as_ref(),

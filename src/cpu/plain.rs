@@ -6,6 +6,7 @@ use super::block::{Block, BlockMut};
 use super::buffer::Buffer;
 use super::form::{Adjoint, Form, Gradients, Terms};
 use super::simd::{whole_row, Element, Isa, Lanes, Recurrence};
+use super::stream;
 use super::view::{Place, View};
 
 /// The arguments, `[B, L, D]` each.
@@ -86,6 +87,8 @@ impl<T: Element> Terms for PlainTerms<'_, T> {
 pub(crate) struct PlainGradients<'a, T, G> {
     pub len: usize,
     pub channels: usize,
+    /// Whether they go [past the caches](super::stream).
+    pub past_caches: bool,
     pub dx: Option<&'a Buffer<T>>,
     pub da: Option<&'a Buffer<T>>,
     pub db: Option<&'a Buffer<T>>,
@@ -96,7 +99,7 @@ pub(crate) struct PlainGradients<'a, T, G> {
 impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for PlainGradients<'a, T, G> {
     type Form = Plain<'a, T>;
     type Out = G;
-    type Row = ();
+    type Row = [Vec<T>; 4];
     type Steps<'s>
         = PlainSteps<'s, T, G>
     where
@@ -112,13 +115,14 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for PlainGradients<'a, 
         _chunk: usize,
         terms: PlainTerms<'s, T>,
         adjoint: Adjoint<'s, G>,
-        _row: &'s mut (),
+        memory: &'s mut [Vec<T>; 4],
     ) -> PlainSteps<'s, T, G> {
         let start = place.batch * self.len * self.channels;
         // SAFETY: nobody else writes there, says the caller.
         let block = |out: &Buffer<T>| unsafe { out.block(start, self.channels, place) };
         let (dx, da, db, dc) = (self.dx.map(block), self.da.map(block), self.db.map(block), self.dc.map(block));
-        PlainSteps { terms, adjoint, dx, da, db, dc }
+        let past_caches = self.past_caches.then(|| memory.each_mut().map(|row| stream::row(row, place.width())));
+        PlainSteps { terms, adjoint, past_caches, dx, da, db, dc }
     }
 }
 
@@ -130,6 +134,8 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for PlainGradients<'a, 
 pub(crate) struct PlainSteps<'s, T, G: Element> {
     terms: PlainTerms<'s, T>,
     adjoint: Adjoint<'s, G>,
+    /// A row of each gradient, if they go past the caches.
+    past_caches: Option<[BlockMut<T>; 4]>,
     dx: Option<BlockMut<T>>,
     da: Option<BlockMut<T>>,
     db: Option<BlockMut<T>>,
@@ -146,19 +152,20 @@ impl<T: Element, G: Element> PlainSteps<'_, T, G> {
         Self {
             terms: PlainTerms { x: x.at_row(row), a: a.at_row(row), b: b.at_row(row), c: c.at_row(row) },
             adjoint: Adjoint { g: g.at_row(row), h: h.at_row(row), z: *z },
+            past_caches: self.past_caches,
             dx: self.dx.map(from),
             da: self.da.map(from),
             db: self.db.map(from),
             dc: self.dc.map(from),
         }
     }
-}
 
-/// Fetches a row to come where rows of as many elements are short: with f32 the processor foresees them.
-#[inline(always)]
-fn fetch_ahead<I: Isa, T: Element>(to: BlockMut<T>, row: isize, at: usize) {
-    if size_of::<T>() < size_of::<f32>() {
-        to.fetch_ahead::<I>(row, at);
+    /// Fetches memory for a gradient. Rows of f64 are so long that the processor foresees them.
+    #[inline(always)]
+    fn fetch_ahead<I: Isa>(&self, to: BlockMut<T>, row: isize, at: usize) {
+        if size_of::<T>() <= size_of::<f32>() && self.past_caches.is_none() {
+            to.fetch_ahead::<I>(row, at);
+        }
     }
 }
 
@@ -180,19 +187,19 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for PlainSteps<'_, T, G> {
             let g = I::read(g.at(row, at));
             let dh = I::read(c.at(row, at)).mul(g).add(z);
             if let Some(dx) = self.dx {
-                fetch_ahead::<I, T>(dx, row, at);
+                self.fetch_ahead::<I>(dx, row, at);
                 I::write(I::read(b.at(row, at)).mul(dh), dx.at(row, at));
             }
             if let Some(db) = self.db {
-                fetch_ahead::<I, T>(db, row, at);
+                self.fetch_ahead::<I>(db, row, at);
                 I::write(I::read(x.at(row, at)).mul(dh), db.at(row, at));
             }
             if let Some(dc) = self.dc {
-                fetch_ahead::<I, T>(dc, row, at);
+                self.fetch_ahead::<I>(dc, row, at);
                 I::write(I::read(h.at(row, at)).mul(g), dc.at(row, at));
             }
             if let Some(da) = self.da {
-                fetch_ahead::<I, T>(da, row, at);
+                self.fetch_ahead::<I>(da, row, at);
                 I::write(I::read(h.at(row + 1, at)).mul(dh), da.at(row, at));
             }
             I::read(a.at(row, at)).mul(dh).flush()
@@ -206,12 +213,20 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for PlainSteps<'_, T, G> {
         let steps = self.at_row(row);
         // SAFETY: passed on to the caller.
         unsafe {
-            match (steps.dx, steps.da, steps.db, steps.dc) {
-                (Some(dx), Some(da), Some(db), Some(dc)) => {
-                    let all = Self { dx: Some(dx), da: Some(da), db: Some(db), dc: Some(dc), ..steps };
-                    whole_row::<I, _>(&all, 0, vectors);
+            match (steps.dx, steps.da, steps.db, steps.dc, steps.past_caches) {
+                (Some(dx), Some(da), Some(db), Some(dc), Some(rows)) if I::STREAMS && stream::is_fast::<T>() => {
+                    let gradients = [dx, da, db, dc];
+                    let ([dx, da, db, dc], past_caches) = (rows.map(Some), Some(rows));
+                    whole_row::<I, _>(&Self { past_caches, dx, da, db, dc, ..steps }, 0, vectors);
+                    for (row, to) in rows.into_iter().zip(gradients) {
+                        stream::copy::<I, _>(row.at(0, 0), to.at(0, 0), vectors * <I::V<T::Acc>>::LEN);
+                    }
                 }
-                _ => whole_row::<I, _>(&steps, 0, vectors),
+                (Some(dx), Some(da), Some(db), Some(dc), _) => {
+                    let [dx, da, db, dc] = [dx, da, db, dc].map(Some);
+                    whole_row::<I, _>(&Self { past_caches: None, dx, da, db, dc, ..steps }, 0, vectors);
+                }
+                _ => whole_row::<I, _>(&Self { past_caches: None, ..steps }, 0, vectors),
             }
         }
     }
