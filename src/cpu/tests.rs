@@ -1,4 +1,5 @@
-//! Whole scans on every instruction set, with results that go past the caches and such that do not: the same bits. `scripts/valgrind.sh` runs them under memcheck.
+//! Whole scans on every instruction set, with results that go past the caches and such that do not: the same bits.
+//! `scripts/valgrind.sh` runs them under memcheck.
 
 use std::sync::atomic::Ordering;
 
