@@ -216,6 +216,7 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
                 terms,
                 adjoint,
                 past_caches,
+                fetched: true,
                 dp: self.dp.map(|dp| dp.block(PARTS * first, PARTS * row, &all_parts(place, row))),
                 d_bias: self.d_bias.map(|sum| {
                     let sum = sum.row(chunk * row + place.columns.start, place.width());
@@ -232,8 +233,10 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
 pub(crate) struct GatedSteps<'s, T: Element, G: Element> {
     terms: GatedTerms<'s, T, false>,
     adjoint: Adjoint<'s, G>,
-    /// A row of the gradients of all parts, which go past the caches.
+    /// A row of the gradients of all parts, if they go past the caches.
     past_caches: Option<BlockMut<T>>,
+    /// Whether memory for the gradients is fetched, which that of such a row need not be.
+    fetched: bool,
     /// The gradients of all parts.
     dp: Option<BlockMut<T>>,
     d_bias: Option<Pointer<*mut T::Acc>>,
@@ -249,6 +252,7 @@ impl<T: Element, G: Element> GatedSteps<'_, T, G> {
             terms: GatedTerms { parts: parts.at_row(row), bias, part: *part },
             adjoint: Adjoint { g: g.at_row(row), h: h.at_row(row), z: *z },
             past_caches: self.past_caches,
+            fetched: self.fetched,
             dp: self.dp.map(|dp| dp.at_row(row)),
             d_bias: self.d_bias,
             y: self.y.map(|y| y.at_row(row)),
@@ -298,7 +302,7 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
                 let da = I::read(h.at(row + 1, at)).mul(dh).mul(a.slope);
                 d_bias = d_bias.add(da);
                 if let Some(dp) = self.dp {
-                    if self.past_caches.is_none() {
+                    if self.fetched {
                         terms.fetch_ahead::<I, _>(&dp, row, at);
                     }
                     let (d, u) = (terms.part::<I>(Part::D, row, at), terms.part::<I>(Part::U, row, at));
@@ -324,9 +328,8 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
         unsafe {
             match (steps.dp, steps.past_caches, steps.d_bias, steps.y) {
                 (Some(dp), Some(row), Some(d_bias), y) if I::STREAMS && stream::is_fast::<T>() => {
-                    let past_caches = Some(row);
-                    let (dp_row, d_bias) = (past_caches, Some(d_bias));
-                    whole_row::<I, _>(&Self { past_caches, dp: dp_row, d_bias, y, ..steps }, 0, vectors);
+                    let (in_row, d_bias) = (Some(row), Some(d_bias));
+                    whole_row::<I, _>(&Self { fetched: false, dp: in_row, d_bias, y, ..steps }, 0, vectors);
                     let (width, part) = (vectors * <I::V<T::Acc>>::LEN, self.terms.part);
                     // one piece, or one for each part
                     let (pieces, width) = if width == part { (1, PARTS * part) } else { (PARTS, width) };
@@ -336,9 +339,9 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
                 }
                 (Some(dp), _, Some(d_bias), None) => {
                     let (dp, d_bias) = (Some(dp), Some(d_bias));
-                    whole_row::<I, _>(&Self { past_caches: None, dp, d_bias, y: None, ..steps }, 0, vectors);
+                    whole_row::<I, _>(&Self { fetched: true, dp, d_bias, y: None, ..steps }, 0, vectors);
                 }
-                _ => whole_row::<I, _>(&Self { past_caches: None, ..steps }, 0, vectors),
+                _ => whole_row::<I, _>(&steps, 0, vectors),
             }
         }
     }

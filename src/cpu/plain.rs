@@ -122,7 +122,7 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for PlainGradients<'a, 
         let block = |out: &Buffer<T>| unsafe { out.block(start, self.channels, place) };
         let (dx, da, db, dc) = (self.dx.map(block), self.da.map(block), self.db.map(block), self.dc.map(block));
         let past_caches = self.past_caches.then(|| memory.each_mut().map(|row| stream::row(row, place.width())));
-        PlainSteps { terms, adjoint, past_caches, dx, da, db, dc }
+        PlainSteps { terms, adjoint, past_caches, fetched: true, dx, da, db, dc }
     }
 }
 
@@ -136,6 +136,8 @@ pub(crate) struct PlainSteps<'s, T, G: Element> {
     adjoint: Adjoint<'s, G>,
     /// A row of each gradient, if they go past the caches.
     past_caches: Option<[BlockMut<T>; 4]>,
+    /// Whether memory for the gradients is fetched, which that of such rows need not be.
+    fetched: bool,
     dx: Option<BlockMut<T>>,
     da: Option<BlockMut<T>>,
     db: Option<BlockMut<T>>,
@@ -153,6 +155,7 @@ impl<T: Element, G: Element> PlainSteps<'_, T, G> {
             terms: PlainTerms { x: x.at_row(row), a: a.at_row(row), b: b.at_row(row), c: c.at_row(row) },
             adjoint: Adjoint { g: g.at_row(row), h: h.at_row(row), z: *z },
             past_caches: self.past_caches,
+            fetched: self.fetched,
             dx: self.dx.map(from),
             da: self.da.map(from),
             db: self.db.map(from),
@@ -163,7 +166,7 @@ impl<T: Element, G: Element> PlainSteps<'_, T, G> {
     /// Fetches memory for a gradient. Rows of f64 are so long that the processor foresees them.
     #[inline(always)]
     fn fetch_ahead<I: Isa>(&self, to: BlockMut<T>, row: isize, at: usize) {
-        if size_of::<T>() <= size_of::<f32>() && self.past_caches.is_none() {
+        if size_of::<T>() <= size_of::<f32>() && self.fetched {
             to.fetch_ahead::<I>(row, at);
         }
     }
@@ -216,17 +219,17 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for PlainSteps<'_, T, G> {
             match (steps.dx, steps.da, steps.db, steps.dc, steps.past_caches) {
                 (Some(dx), Some(da), Some(db), Some(dc), Some(rows)) if I::STREAMS && stream::is_fast::<T>() => {
                     let gradients = [dx, da, db, dc];
-                    let ([dx, da, db, dc], past_caches) = (rows.map(Some), Some(rows));
-                    whole_row::<I, _>(&Self { past_caches, dx, da, db, dc, ..steps }, 0, vectors);
+                    let [dx, da, db, dc] = rows.map(Some);
+                    whole_row::<I, _>(&Self { fetched: false, dx, da, db, dc, ..steps }, 0, vectors);
                     for (row, to) in rows.into_iter().zip(gradients) {
                         stream::copy::<I, _>(row.at(0, 0), to.at(0, 0), vectors * <I::V<T::Acc>>::LEN);
                     }
                 }
                 (Some(dx), Some(da), Some(db), Some(dc), _) => {
                     let [dx, da, db, dc] = [dx, da, db, dc].map(Some);
-                    whole_row::<I, _>(&Self { past_caches: None, dx, da, db, dc, ..steps }, 0, vectors);
+                    whole_row::<I, _>(&Self { fetched: true, dx, da, db, dc, ..steps }, 0, vectors);
                 }
-                _ => whole_row::<I, _>(&Self { past_caches: None, ..steps }, 0, vectors),
+                _ => whole_row::<I, _>(&steps, 0, vectors),
             }
         }
     }
