@@ -10,11 +10,20 @@ use super::simd::{Element, Isa, LINE};
 pub(crate) struct Strided<'a, P: Raw> {
     first: Pointer<P>,
     stride: isize,
-    /// Elements of some whole rows.
-    ahead: isize,
+    ahead: Ahead,
     memory: PhantomData<&'a ()>,
     #[cfg(debug_assertions)]
     size: (usize, usize),
+}
+
+/// How far ahead of a channel that is which is fetched.
+#[derive(Clone, Copy)]
+struct Ahead {
+    /// Elements to it, from channels below `last`.
+    here: isize,
+    /// Elements to it from all others, which is a row further on.
+    beyond: isize,
+    last: usize,
 }
 
 /// Rows that are read.
@@ -34,16 +43,18 @@ impl<P: Raw> Strided<'_, P> {
         Self {
             first,
             stride,
-            ahead: rows_ahead::<P::Element>(stride),
+            ahead: half_page_ahead::<P::Element>(stride),
             memory: PhantomData,
             #[cfg(debug_assertions)]
             size: (rows, width),
         }
     }
 
-    /// The same, which looks so many rows [ahead](Self::ahead).
-    pub fn fetching(self, rows: usize) -> Self {
-        Self { ahead: rows as isize * self.stride, ..self }
+    /// The same, which looks so many channels [ahead](Self::ahead), over the end of a row of so many into the next one.
+    pub fn fetching(self, channels: usize, width: usize) -> Self {
+        let (rows, channels) = (channels / width.max(1), channels % width.max(1));
+        let here = rows as isize * self.stride + channels as isize;
+        Self { ahead: Ahead { here, beyond: here + self.stride - width as isize, last: width - channels }, ..self }
     }
 
     /// The rows from this one on, of those that there are.
@@ -66,11 +77,13 @@ impl<P: Raw> Strided<'_, P> {
         row_start.add(channel)
     }
 
-    /// Where a channel of a row to come is, about a page ahead where nothing else [is said](Self::fetching): to be fetched, not
-    /// to be accessed.
+    /// Where that is which is computed some time after the channel `at` of a row, about a page further on where nothing else
+    /// [is said](Self::fetching), or another channel as far from it: to be fetched, not to be accessed.
     #[inline(always)]
-    pub fn ahead(&self, row: isize, channel: usize) -> *const P::Element {
-        self.first.offset(row * self.stride + self.ahead).add(channel).address()
+    pub fn ahead(&self, row: isize, at: usize, channel: usize) -> *const P::Element {
+        let Ahead { here, beyond, last } = self.ahead;
+        let ahead = if at < last { here } else { beyond };
+        self.first.offset(row * self.stride + ahead).add(channel).address()
     }
 }
 
@@ -85,7 +98,7 @@ impl<'a, T: Element> Block<'a, T> {
     #[inline(always)]
     pub fn fetch<I: Isa>(&self, row: isize, channel: usize) {
         if begins_line::<T>(channel) {
-            I::prefetch(self.first.offset(row * self.stride).add(channel).address());
+            I::prefetch_l2(self.first.offset(row * self.stride).add(channel).address());
         }
     }
 }
@@ -102,7 +115,7 @@ impl<T: Element> BlockMut<T> {
     #[inline(always)]
     pub fn fetch_ahead<I: Isa>(&self, row: isize, channel: usize) {
         if begins_line::<T>(channel) {
-            I::prefetch_for_write(self.ahead(row, channel));
+            I::prefetch_for_write(self.ahead(row, channel, channel));
         }
     }
 }
@@ -113,11 +126,12 @@ fn begins_line<T>(channel: usize) -> bool {
     channel.is_multiple_of(LINE / size_of::<T>())
 }
 
-/// Elements of the fewest whole rows that are more than half a page.
-fn rows_ahead<T>(stride: isize) -> isize {
+/// The fewest whole rows that are more than half a page.
+fn half_page_ahead<T>(stride: isize) -> Ahead {
     /// Bytes.
     const HALF_PAGE: isize = 2048;
-    ((HALF_PAGE / size_of::<T>() as isize) / stride.abs().max(1) + 1) * stride
+    let here = ((HALF_PAGE / size_of::<T>() as isize) / stride.abs().max(1) + 1) * stride;
+    Ahead { here, beyond: here, last: 0 }
 }
 
 /// The start of a row, from which on its width can be reached, of so many rows.

@@ -16,8 +16,9 @@ use super::stream;
 use super::view::{Place, View};
 use crate::gated::PARTS;
 
-/// Channels that are fetched ahead, in whole rows: enough of them that memory has answered by then, with every core asking it.
-const AHEAD: usize = 2048;
+/// Channels of each part that are fetched ahead: so many that memory has answered by the time that they are computed, and so few
+/// that the first-level cache still has them.
+const AHEAD: usize = 512;
 
 /// The arguments.
 pub(crate) struct Gated<'a, T: Element> {
@@ -32,13 +33,13 @@ impl<T: Element> Form for Gated<'_, T> {
     const KEEP: bool = true;
     type Rows = ();
     type Terms<'s>
-        = GatedTerms<'s, T, false>
+        = GatedTerms<'s, T>
     where
         Self: 's;
 
-    fn terms<'s>(&'s self, place: &Place, _rows: &'s mut ()) -> GatedTerms<'s, T, false> {
+    fn terms<'s>(&'s self, place: &Place, _rows: &'s mut ()) -> GatedTerms<'s, T> {
         let part = self.bias.len();
-        let parts = self.parts.adjacent(&all_parts(place, part)).fetching(AHEAD.div_ceil(place.width().max(1)));
+        let parts = self.parts.adjacent(&all_parts(place, part)).fetching(AHEAD, place.width());
         GatedTerms { parts, bias: &self.bias[place.columns.clone()], part }
     }
 }
@@ -59,15 +60,14 @@ enum Part {
     Cb,
 }
 
-/// What fetches the rows to come: each part by itself, or with `ALL` the gate for all of them.
-pub(crate) struct GatedTerms<'s, T: Element, const ALL: bool> {
+pub(crate) struct GatedTerms<'s, T: Element> {
     parts: Block<'s, T>,
     bias: &'s [T::Acc],
     /// Channels of a part.
     part: usize,
 }
 
-impl<T: Element, const ALL: bool> GatedTerms<'_, T, ALL> {
+impl<T: Element> GatedTerms<'_, T> {
     /// Where a channel of a part is in a row.
     #[inline(always)]
     fn channel(&self, part: usize, at: usize) -> usize {
@@ -84,17 +84,14 @@ impl<T: Element, const ALL: bool> GatedTerms<'_, T, ALL> {
         unsafe { I::read(self.parts.at(row, self.channel(part as usize, at))) }
     }
 
-    /// Reads a part of a row and fetches one to come: five parts of a row, often as many times the same place in a page, are too
-    /// many for the processor to foresee. It comes as far as the second-level cache, for the first one does not hold two rows of
-    /// all parts everywhere.
+    /// Reads a part of a row and fetches what comes later of it: five parts of a row, often as many times the same place in a page,
+    /// are too many for the processor to foresee.
     ///
     /// # Safety
     /// As for [`Terms::gate`].
     #[inline(always)]
     unsafe fn read<I: Isa>(&self, part: Part, row: isize, at: usize) -> I::V<T::Acc> {
-        if !ALL {
-            I::prefetch(self.parts.ahead(row, self.channel(part as usize, at)));
-        }
+        I::prefetch_l1(self.parts.ahead(row, at, self.channel(part as usize, at)));
         // SAFETY: passed on to the caller.
         unsafe { self.part::<I>(part, row, at) }
     }
@@ -118,27 +115,18 @@ impl<T: Element, const ALL: bool> GatedTerms<'_, T, ALL> {
             false => (at, self.part),
         };
         for n in 0..PARTS {
-            I::prefetch(rows.ahead(row, first + n * step));
+            I::prefetch_l2(rows.ahead(row, at, first + n * step));
         }
     }
 }
 
-impl<'s, T: Element, const ALL: bool> Terms for GatedTerms<'s, T, ALL> {
+impl<T: Element> Terms for GatedTerms<'_, T> {
     type Acc = T::Acc;
     const CHEAP: bool = false;
     const LONG: bool = size_of::<T>() < size_of::<T::Acc>();
-    type All = GatedTerms<'s, T, true>;
-
-    fn all(self) -> GatedTerms<'s, T, true> {
-        let Self { parts, bias, part } = self;
-        GatedTerms { parts, bias, part }
-    }
 
     #[inline(always)]
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
-        if ALL {
-            self.fetch_ahead::<I, _>(&self.parts, row, at);
-        }
         // SAFETY: passed on to the caller.
         unsafe { logistic::<T, _>(self.read::<I>(Part::A, row, at).add(self.bias::<I>(at))) }
     }
@@ -204,7 +192,7 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
         &'s self,
         place: &Place,
         chunk: usize,
-        terms: GatedTerms<'s, T, false>,
+        terms: GatedTerms<'s, T>,
         adjoint: Adjoint<'s, G>,
         memory: &'s mut Vec<T>,
     ) -> GatedSteps<'s, T, G> {
@@ -214,7 +202,7 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
         unsafe {
             GatedSteps {
                 terms,
-                adjoint,
+                adjoint: Adjoint { g: adjoint.g.fetching(AHEAD, place.width()), ..adjoint },
                 past_caches,
                 fetched: true,
                 dp: self.dp.map(|dp| dp.block(PARTS * first, PARTS * row, &all_parts(place, row))),
@@ -231,7 +219,7 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
 
 /// With `dh_t = readout_t g_t + z_{t+1}`, and the gradients of the pre-activations by the derivatives of their functions.
 pub(crate) struct GatedSteps<'s, T: Element, G: Element> {
-    terms: GatedTerms<'s, T, false>,
+    terms: GatedTerms<'s, T>,
     adjoint: Adjoint<'s, G>,
     /// A row of the gradients of all parts, if they go past the caches.
     past_caches: Option<BlockMut<T>>,
@@ -264,7 +252,7 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
     type Acc = T::Acc;
     /// `z`, and the gradient of the bias.
     type Carry<V: Copy> = (V, V);
-    const LONG: bool = GatedTerms::<T, false>::LONG;
+    const LONG: bool = GatedTerms::<T>::LONG;
 
     #[inline(always)]
     unsafe fn load<I: Isa>(&self, at: usize) -> (I::V<T::Acc>, I::V<T::Acc>) {
@@ -288,7 +276,7 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
         let (terms, Adjoint { g, h, .. }) = (&self.terms, &self.adjoint);
         // SAFETY: within the blocks, says the caller.
         unsafe {
-            I::prefetch(g.ahead(row, at));
+            I::prefetch_l1(g.ahead(row, at, at));
             let g = I::read(g.at(row, at));
             let a = sigmoid::<T, _>(terms.part::<I>(Part::A, row, at).add(terms.bias::<I>(at)));
             let (ca, cb) = (terms.read::<I>(Part::Ca, row, at), terms.read::<I>(Part::Cb, row, at));

@@ -188,8 +188,11 @@ pub(crate) trait Isa {
     #[inline(always)]
     fn settle() {}
 
+    /// Asks for the cache line at `at` to be brought into the first-level cache. Any address will do.
+    fn prefetch_l1<E: Element>(at: *const E);
+
     /// Asks for the cache line at `at` to be brought into the second-level cache. Any address will do.
-    fn prefetch<E: Element>(at: *const E);
+    fn prefetch_l2<E: Element>(at: *const E);
 
     /// Asks for the cache line at `at`, soon to be overwritten. Any address will do.
     fn prefetch_for_write<E: Element>(at: *const E);

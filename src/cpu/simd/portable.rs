@@ -22,7 +22,10 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn prefetch<E: Element>(_at: *const E) {}
+    fn prefetch_l1<E: Element>(_at: *const E) {}
+
+    #[inline(always)]
+    fn prefetch_l2<E: Element>(_at: *const E) {}
 
     #[inline(always)]
     fn prefetch_for_write<E: Element>(_at: *const E) {}
@@ -132,7 +135,10 @@ impl Isa for Portable {
     }
 
     #[inline(always)]
-    fn prefetch<E: Element>(_at: *const E) {}
+    fn prefetch_l1<E: Element>(_at: *const E) {}
+
+    #[inline(always)]
+    fn prefetch_l2<E: Element>(_at: *const E) {}
 
     #[inline(always)]
     fn prefetch_for_write<E: Element>(_at: *const E) {}

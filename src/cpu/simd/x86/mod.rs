@@ -41,8 +41,14 @@ macro_rules! isa {
             }
 
             #[inline(always)]
-            fn prefetch<E: crate::cpu::simd::Element>(at: *const E) {
+            fn prefetch_l1<E: crate::cpu::simd::Element>(at: *const E) {
                 // SAFETY: a prefetch reads nothing and faults on no address.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+            }
+
+            #[inline(always)]
+            fn prefetch_l2<E: crate::cpu::simd::Element>(at: *const E) {
+                // SAFETY: as above.
                 unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
             }
 

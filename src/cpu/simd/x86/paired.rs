@@ -28,9 +28,16 @@ impl<I: Isa> Isa for Paired<I> {
     }
 
     #[inline(always)]
-    fn prefetch<E: Element>(at: *const E) {
+    fn prefetch_l1<E: Element>(at: *const E) {
         for line in lines::<I, E>(at) {
-            I::prefetch(line);
+            I::prefetch_l1(line);
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch_l2<E: Element>(at: *const E) {
+        for line in lines::<I, E>(at) {
+            I::prefetch_l2(line);
         }
     }
 
