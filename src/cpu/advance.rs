@@ -24,7 +24,7 @@ pub(crate) unsafe fn advance<I: Isa, X: Terms, O: Element<Acc = X::Acc>>(
     unsafe {
         match y {
             None => sweep_strands::<I, X, _>(&Advance { terms, h }, size),
-            Some(y) => sweep_strands::<I, X, _>(&Output { advance: Advance { terms, h }, y }, size),
+            Some(y) => sweep_strands::<I, X, _>(&Output { advance: Advance { terms: terms.all(), h }, y }, size),
         }
     }
 }
@@ -43,7 +43,7 @@ pub(crate) unsafe fn advance_composing<I: Isa, X: Terms, O: Element<Acc = X::Acc
 ) {
     let width = h.len();
     let (product, state) = (Pointer::to_mut(&mut composite.product), Pointer::to_mut(&mut composite.state));
-    let advance = AdvanceComposing { advance: Advance { terms, h: Pointer::to_mut(h) }, product, state };
+    let advance = AdvanceComposing { advance: Advance { terms: terms.all(), h: Pointer::to_mut(h) }, product, state };
     // SAFETY: passed on to the caller.
     unsafe { sweep_rows::<I, _>(&Output { advance, y }, rows, width) };
 }

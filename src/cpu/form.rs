@@ -30,6 +30,10 @@ pub(crate) trait Terms {
     const CHEAP: bool;
     /// As [of a recurrence](Recurrence::LONG) with all terms.
     const LONG: bool = false;
+    /// The same for a run that reads all terms of a row before those of the next one.
+    type All: Terms<Acc = Self::Acc>;
+
+    fn all(self) -> Self::All;
 
     /// # Safety
     /// The row and the channels must lie within the place, and the processor must have the instruction set.
@@ -76,6 +80,11 @@ impl<X: Terms, const WRITE: bool> Kept<X, WRITE> {
 impl<X: Terms, const WRITE: bool> Terms for Kept<X, WRITE> {
     type Acc = X::Acc;
     const CHEAP: bool = !WRITE;
+    type All = Self;
+
+    fn all(self) -> Self {
+        self
+    }
 
     #[inline(always)]
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<X::Acc> {

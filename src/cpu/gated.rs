@@ -11,14 +11,16 @@ use super::buffer::Buffer;
 use super::form::{Adjoint, Form, Gradients, Terms};
 use super::gates::{logistic, sigmoid, silu};
 use super::pointer::{Pointer, Raw};
-use super::simd::{whole_row, Element, Isa, Lanes, Recurrence};
+use super::simd::{fetches_near, whole_row, Element, Isa, Lanes, Recurrence};
 use super::stream;
 use super::view::{Place, View};
 use crate::gated::PARTS;
 
-/// Channels of each part that are fetched ahead: so many that memory has answered by the time that they are computed, and so few
-/// that the first-level cache still has them.
-const AHEAD: usize = 512;
+/// Channels of each part that are fetched ahead into the first-level cache: enough of them that memory has answered by then, with
+/// every core asking it, and so few that they are still there.
+const NEAR: usize = 512;
+/// Channels that are fetched ahead into the second-level cache, in whole rows.
+const FAR: usize = 2048;
 
 /// The arguments.
 pub(crate) struct Gated<'a, T: Element> {
@@ -33,14 +35,16 @@ impl<T: Element> Form for Gated<'_, T> {
     const KEEP: bool = true;
     type Rows = ();
     type Terms<'s>
-        = GatedTerms<'s, T>
+        = GatedTerms<'s, T, false>
     where
         Self: 's;
 
-    fn terms<'s>(&'s self, place: &Place, _rows: &'s mut ()) -> GatedTerms<'s, T> {
+    fn terms<'s>(&'s self, place: &Place, _rows: &'s mut ()) -> GatedTerms<'s, T, false> {
         let part = self.bias.len();
-        let parts = self.parts.adjacent(&all_parts(place, part)).fetching(AHEAD, place.width());
-        GatedTerms { parts, bias: &self.bias[place.columns.clone()], part }
+        let (near, width) = (fetches_near(), place.width());
+        let channels = if near { NEAR } else { FAR.next_multiple_of(width.max(1)) };
+        let parts = self.parts.adjacent(&all_parts(place, part)).fetching(channels, width);
+        GatedTerms { parts, bias: &self.bias[place.columns.clone()], part, near }
     }
 }
 
@@ -60,14 +64,17 @@ enum Part {
     Cb,
 }
 
-pub(crate) struct GatedTerms<'s, T: Element> {
+/// What fetches the rows to come: each part by itself, or with `ALL` the gate for all of them.
+pub(crate) struct GatedTerms<'s, T: Element, const ALL: bool> {
     parts: Block<'s, T>,
     bias: &'s [T::Acc],
     /// Channels of a part.
     part: usize,
+    /// Whether what is fetched comes as far as the first-level cache.
+    near: bool,
 }
 
-impl<T: Element> GatedTerms<'_, T> {
+impl<T: Element, const ALL: bool> GatedTerms<'_, T, ALL> {
     /// Where a channel of a part is in a row.
     #[inline(always)]
     fn channel(&self, part: usize, at: usize) -> usize {
@@ -91,7 +98,9 @@ impl<T: Element> GatedTerms<'_, T> {
     /// As for [`Terms::gate`].
     #[inline(always)]
     unsafe fn read<I: Isa>(&self, part: Part, row: isize, at: usize) -> I::V<T::Acc> {
-        I::prefetch_l1(self.parts.ahead(row, at, self.channel(part as usize, at)));
+        if !ALL {
+            self.fetch_part::<I>(part as usize, row, at);
+        }
         // SAFETY: passed on to the caller.
         unsafe { self.part::<I>(part, row, at) }
     }
@@ -106,8 +115,18 @@ impl<T: Element> GatedTerms<'_, T> {
         unsafe { I::read(Pointer::to(self.bias).add(at)) }
     }
 
-    /// Asks for a cache line for each part of a row to come: of a whole row, in the order in which they lie in memory, which is
-    /// faster than at five places at a time.
+    /// Asks for what comes later of a part.
+    #[inline(always)]
+    fn fetch_part<I: Isa>(&self, part: usize, row: isize, at: usize) {
+        let ahead = self.parts.ahead(row, at, self.channel(part, at));
+        if self.near {
+            I::prefetch_l1(ahead);
+        } else {
+            I::prefetch_l2(ahead);
+        }
+    }
+
+    /// Asks for a cache line for each part of a row to come: of a whole row, in the order in which they lie in memory.
     #[inline(always)]
     fn fetch_ahead<I: Isa, P: Raw<Element = T>>(&self, rows: &Strided<P>, row: isize, at: usize) {
         let (first, step) = match self.bias.len() == self.part {
@@ -120,13 +139,26 @@ impl<T: Element> GatedTerms<'_, T> {
     }
 }
 
-impl<T: Element> Terms for GatedTerms<'_, T> {
+impl<'s, T: Element, const ALL: bool> Terms for GatedTerms<'s, T, ALL> {
     type Acc = T::Acc;
     const CHEAP: bool = false;
     const LONG: bool = size_of::<T>() < size_of::<T::Acc>();
+    type All = GatedTerms<'s, T, true>;
+
+    fn all(self) -> GatedTerms<'s, T, true> {
+        let Self { parts, bias, part, near } = self;
+        GatedTerms { parts, bias, part, near }
+    }
 
     #[inline(always)]
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
+        if ALL && self.near {
+            for part in 0..PARTS {
+                self.fetch_part::<I>(part, row, at);
+            }
+        } else if ALL {
+            self.fetch_ahead::<I, _>(&self.parts, row, at);
+        }
         // SAFETY: passed on to the caller.
         unsafe { logistic::<T, _>(self.read::<I>(Part::A, row, at).add(self.bias::<I>(at))) }
     }
@@ -192,7 +224,7 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
         &'s self,
         place: &Place,
         chunk: usize,
-        terms: GatedTerms<'s, T>,
+        terms: GatedTerms<'s, T, false>,
         adjoint: Adjoint<'s, G>,
         memory: &'s mut Vec<T>,
     ) -> GatedSteps<'s, T, G> {
@@ -202,7 +234,7 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
         unsafe {
             GatedSteps {
                 terms,
-                adjoint: Adjoint { g: adjoint.g.fetching(AHEAD, place.width()), ..adjoint },
+                adjoint,
                 past_caches,
                 fetched: true,
                 dp: self.dp.map(|dp| dp.block(PARTS * first, PARTS * row, &all_parts(place, row))),
@@ -219,7 +251,7 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
 
 /// With `dh_t = readout_t g_t + z_{t+1}`, and the gradients of the pre-activations by the derivatives of their functions.
 pub(crate) struct GatedSteps<'s, T: Element, G: Element> {
-    terms: GatedTerms<'s, T>,
+    terms: GatedTerms<'s, T, false>,
     adjoint: Adjoint<'s, G>,
     /// A row of the gradients of all parts, if they go past the caches.
     past_caches: Option<BlockMut<T>>,
@@ -235,9 +267,9 @@ impl<T: Element, G: Element> GatedSteps<'_, T, G> {
     /// The steps from this row on.
     #[inline(always)]
     fn at_row(&self, row: isize) -> Self {
-        let (GatedTerms { parts, bias, part }, Adjoint { g, h, z }) = (&self.terms, &self.adjoint);
+        let (GatedTerms { parts, bias, part, near }, Adjoint { g, h, z }) = (&self.terms, &self.adjoint);
         Self {
-            terms: GatedTerms { parts: parts.at_row(row), bias, part: *part },
+            terms: GatedTerms { parts: parts.at_row(row), bias, part: *part, near: *near },
             adjoint: Adjoint { g: g.at_row(row), h: h.at_row(row), z: *z },
             past_caches: self.past_caches,
             fetched: self.fetched,
@@ -252,7 +284,7 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
     type Acc = T::Acc;
     /// `z`, and the gradient of the bias.
     type Carry<V: Copy> = (V, V);
-    const LONG: bool = GatedTerms::<T>::LONG;
+    const LONG: bool = GatedTerms::<T, false>::LONG;
 
     #[inline(always)]
     unsafe fn load<I: Isa>(&self, at: usize) -> (I::V<T::Acc>, I::V<T::Acc>) {
@@ -276,7 +308,7 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
         let (terms, Adjoint { g, h, .. }) = (&self.terms, &self.adjoint);
         // SAFETY: within the blocks, says the caller.
         unsafe {
-            I::prefetch_l1(g.ahead(row, at, at));
+            I::prefetch_l2(g.ahead(row, at, at));
             let g = I::read(g.at(row, at));
             let a = sigmoid::<T, _>(terms.part::<I>(Part::A, row, at).add(terms.bias::<I>(at)));
             let (ca, cb) = (terms.read::<I>(Part::Ca, row, at), terms.read::<I>(Part::Cb, row, at));

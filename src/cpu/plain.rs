@@ -46,6 +46,11 @@ pub(crate) struct PlainTerms<'s, T> {
 impl<T: Element> Terms for PlainTerms<'_, T> {
     type Acc = T::Acc;
     const CHEAP: bool = true;
+    type All = Self;
+
+    fn all(self) -> Self {
+        self
+    }
 
     #[inline(always)]
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
