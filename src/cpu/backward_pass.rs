@@ -61,6 +61,8 @@ struct Scratch<D: Gradients> {
     own: Vec<Acc<D>>,
     carry: Vec<Acc<D>>,
     z: Vec<Acc<D>>,
+    /// `z` after a tile that is gone through.
+    after: Vec<Acc<D>>,
     tile: Composite<Acc<D>>,
     rows: <D::Form as Form>::Rows,
     g: Vec<D::Out>,
@@ -69,8 +71,18 @@ struct Scratch<D: Gradients> {
 
 impl<D: Gradients> Default for Scratch<D> {
     fn default() -> Self {
-        let (states, own, carry, z, g) = Default::default();
-        Self { states, own, carry, z, tile: Composite::default(), rows: Default::default(), g, row: D::Row::default() }
+        let (states, own, carry, z, after, g) = Default::default();
+        Self {
+            states,
+            own,
+            carry,
+            z,
+            after,
+            tile: Composite::default(),
+            rows: Default::default(),
+            g,
+            row: D::Row::default(),
+        }
     }
 }
 
@@ -87,7 +99,7 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let Self { scan, chain, job, scratch } = self;
-        let Scratch { states, own, carry, z, tile, rows, g, row } = scratch;
+        let Scratch { states, own, carry, z, after, tile, rows, g, row } = scratch;
         let sequence = &scan.plan.sequences[job.sequence];
         let (columns, width) = (&job.columns, job.columns.len());
         let state = sequence.index * scan.channels + columns.start;
@@ -98,11 +110,11 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
             // SAFETY: all blocks are of this place; the caller vouches for the processor.
             unsafe { tile.compose::<I, _>(&steps, place.rows(), width) };
         }
-        let after = match job.last {
+        let last = match job.last {
             true => scan.grad_last.map(|grad| &grad[state..state + width]),
             false => Some(chain.wait(job.tile + 1, sequence.index)),
         };
-        begin(z, after, width);
+        begin(z, last, width);
         if job.tile > 0 {
             tile.carry_over(z);
             chain.publish(job.tile, sequence.index, &tile.state);
@@ -142,6 +154,11 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
                 // SAFETY: all blocks are of this place; the caller vouches for the processor.
                 unsafe { sweep::<I, _>(&states, place.rows(), width) };
             }
+            let gone_through = job.tile_around_back(&steps);
+            if gone_through.as_ref().is_some_and(|tile| steps.end == tile.end) {
+                begin(after, Some(z), width);
+                tile.clear(width);
+            }
             let place = place.backward();
             let adjoint = Adjoint {
                 g: scan.g.block(&place, g),
@@ -151,8 +168,13 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
             // SAFETY: no other job has this place nor this chunk of its columns; all blocks are of this place, and `h` is
             // where it is read; the caller vouches for the processor.
             unsafe {
-                let steps = scan.gradients.steps(&place, chunk, scan.form.terms(&place, rows), adjoint, row);
-                sweep::<I, _>(&steps, place.rows(), width);
+                let (terms, composite) = (scan.form.terms(&place, rows), gone_through.is_some().then_some(&mut *tile));
+                scan.gradients.step_back::<I>(&place, chunk, terms, adjoint, row, composite);
+            }
+            // what another thread would have handed over at the start of the tile
+            if gone_through.is_some_and(|tile| steps.start == tile.start) {
+                tile.carry_over(after);
+                z.copy_from_slice(&tile.state);
             }
         }
         if let (0, Some(dh0)) = (job.tile, scan.dh0) {
@@ -178,7 +200,7 @@ impl<X: Terms, G: Element<Acc = X::Acc>> Steps for Backwards<'_, X, G> {
         // SAFETY: within the blocks, says the caller.
         unsafe {
             let from_y = self.terms.readout::<I>(row, at).mul(I::read(self.g.at(row, at)));
-            (self.terms.gate::<I>(row, at), from_y)
+            (self.terms.gate_back::<I>(row, at), from_y)
         }
     }
 

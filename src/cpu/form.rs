@@ -4,8 +4,9 @@
 use std::ops::Range;
 
 use super::block::{Block, BlockMut};
+use super::compose::Composite;
 use super::pointer::Pointer;
-use super::simd::{Accumulator, Element, Isa, Recurrence};
+use super::simd::{Accumulator, Element, Isa};
 use super::view::Place;
 
 /// A form of the scan, on given tensors.
@@ -38,6 +39,16 @@ pub(crate) trait Terms {
     /// # Safety
     /// The row and the channels must lie within the place, and the processor must have the instruction set.
     unsafe fn gate<I: Isa>(&self, row: isize, at: usize) -> I::V<Self::Acc>;
+
+    /// The gate as the steps back compute it, whose rounding may be another one.
+    ///
+    /// # Safety
+    /// As for [`gate`](Self::gate).
+    #[inline(always)]
+    unsafe fn gate_back<I: Isa>(&self, row: isize, at: usize) -> I::V<Self::Acc> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.gate::<I>(row, at) }
+    }
 
     /// # Safety
     /// As for [`gate`](Self::gate).
@@ -141,26 +152,27 @@ pub(crate) trait Gradients: Sync {
     type Out: Element<Acc = <Self::Form as Form>::Acc>;
     /// Memory for a row of gradients, before it is copied [past the caches](super::stream).
     type Row: Default;
-    /// Computes the steps of a place against time, from [`Adjoint`].
-    type Steps<'s>: Recurrence<Acc = <Self::Form as Form>::Acc>
-    where
-        Self: 's;
 
     /// Whether the states are read.
     fn need_states(&self) -> bool;
 
-    /// The steps at a place, which is backward, and within the given chunk of all.
+    /// Whether [the steps back](Self::step_back) can be composed meanwhile.
+    fn composes(&self) -> bool;
+
+    /// Computes the steps of a place, which is backward, and within the given chunk of all; with a composite, which must be
+    /// [possible](Self::composes), that of the steps so far is made one with these.
     ///
     /// # Safety
-    /// Nobody else may write the gradients at this place.
-    unsafe fn steps<'s>(
+    /// All must be of this place, nobody else may write the gradients there, and the processor must have the instruction set.
+    unsafe fn step_back<'s, I: Isa>(
         &'s self,
         place: &Place,
         chunk: usize,
         terms: <Self::Form as Form>::Terms<'s>,
         adjoint: Adjoint<'s, Self::Out>,
         row: &'s mut Self::Row,
-    ) -> Self::Steps<'s>;
+        composite: Option<&mut Composite<<Self::Form as Form>::Acc>>,
+    );
 }
 
 /// What the gradients of the terms are made of.

@@ -8,10 +8,11 @@ use std::ops::Range;
 
 use super::block::{Block, BlockMut, Strided};
 use super::buffer::Buffer;
+use super::compose::{with_resets, Composite};
 use super::form::{Adjoint, Form, Gradients, Terms};
 use super::gates::{logistic, sigmoid, silu};
 use super::pointer::{Pointer, Raw};
-use super::simd::{fetches_near, whole_row, Element, Isa, Lanes, Recurrence};
+use super::simd::{fetches_near, sweep, sweep_rows, whole_row, Element, Isa, Lanes, Recurrence};
 use super::stream;
 use super::view::{Place, View};
 use crate::gated::PARTS;
@@ -164,6 +165,12 @@ impl<'s, T: Element, const ALL: bool> Terms for GatedTerms<'s, T, ALL> {
     }
 
     #[inline(always)]
+    unsafe fn gate_back<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
+        // SAFETY: passed on to the caller.
+        unsafe { sigmoid::<T, _>(self.read::<I>(Part::A, row, at).add(self.bias::<I>(at))).value }
+    }
+
+    #[inline(always)]
     unsafe fn drive<I: Isa>(&self, row: isize, at: usize) -> I::V<T::Acc> {
         // SAFETY: passed on to the caller.
         unsafe { logistic::<T, _>(self.read::<I>(Part::D, row, at)).mul(self.read::<I>(Part::U, row, at)) }
@@ -211,32 +218,36 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
     type Form = Gated<'a, T>;
     type Out = G;
     type Row = Vec<T>;
-    type Steps<'s>
-        = GatedSteps<'s, T, G>
-    where
-        Self: 's;
 
     fn need_states(&self) -> bool {
         self.dp.is_some() || self.d_bias.is_some() || self.y.is_some()
     }
 
-    unsafe fn steps<'s>(
+    /// The steps of the gradients that training wants.
+    fn composes(&self) -> bool {
+        self.dp.is_some() && self.d_bias.is_some()
+    }
+
+    #[inline(always)]
+    unsafe fn step_back<'s, I: Isa>(
         &'s self,
         place: &Place,
         chunk: usize,
         terms: GatedTerms<'s, T, false>,
         adjoint: Adjoint<'s, G>,
         memory: &'s mut Vec<T>,
-    ) -> GatedSteps<'s, T, G> {
+        composite: Option<&mut Composite<T::Acc>>,
+    ) {
         let (row, first) = (self.channels, place.batch * self.len * self.channels);
         let past_caches = self.past_caches.then(|| stream::row(memory, all_parts(place, row).width()));
-        // SAFETY: nobody else writes at this place, says the caller, nor in this chunk of its columns.
+        // SAFETY: nobody else writes at this place, says the caller, nor in this chunk of its columns; all else is passed on.
         unsafe {
-            GatedSteps {
+            let steps = GatedSteps {
                 terms,
                 adjoint,
                 past_caches,
                 fetched: true,
+                composite: [],
                 dp: self.dp.map(|dp| dp.block(PARTS * first, PARTS * row, &all_parts(place, row))),
                 d_bias: self.d_bias.map(|sum| {
                     let sum = sum.row(chunk * row + place.columns.start, place.width());
@@ -244,26 +255,42 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
                     Pointer::to_uninit(sum)
                 }),
                 y: self.y.map(|y| y.block(first, row, place)),
+            };
+            match composite {
+                None => sweep::<I, _>(&steps, place.rows(), place.width()),
+                Some(Composite { product, state }) => {
+                    let steps = steps.composing([product, state].map(|values| Pointer::to_mut(values)));
+                    sweep_rows::<I, _>(&steps, place.rows(), place.width());
+                }
             }
         }
     }
 }
 
-/// With `dh_t = readout_t g_t + z_{t+1}`, and the gradients of the pre-activations by the derivatives of their functions.
-pub(crate) struct GatedSteps<'s, T: Element, G: Element> {
+/// With `dh_t = readout_t g_t + z_{t+1}`, and the gradients of the pre-activations by the derivatives of their functions. With
+/// two `COMPOSED` the steps are composed meanwhile: their product, and their state from zero.
+struct GatedSteps<'s, T: Element, G: Element, const COMPOSED: usize> {
     terms: GatedTerms<'s, T, false>,
     adjoint: Adjoint<'s, G>,
     /// A row of the gradients of all parts, if they go past the caches.
     past_caches: Option<BlockMut<T>>,
     /// Whether memory for the gradients is fetched, which that of such a row need not be.
     fetched: bool,
+    /// The composite.
+    composite: [Pointer<*mut T::Acc>; COMPOSED],
     /// The gradients of all parts.
     dp: Option<BlockMut<T>>,
     d_bias: Option<Pointer<*mut T::Acc>>,
     y: Option<BlockMut<G>>,
 }
 
-impl<T: Element, G: Element> GatedSteps<'_, T, G> {
+impl<'s, T: Element, G: Element, const COMPOSED: usize> GatedSteps<'s, T, G, COMPOSED> {
+    /// The same with a composite.
+    fn composing<const N: usize>(self, composite: [Pointer<*mut T::Acc>; N]) -> GatedSteps<'s, T, G, N> {
+        let Self { terms, adjoint, past_caches, fetched, dp, d_bias, y, .. } = self;
+        GatedSteps { terms, adjoint, past_caches, fetched, composite, dp, d_bias, y }
+    }
+
     /// The steps from this row on.
     #[inline(always)]
     fn at_row(&self, row: isize) -> Self {
@@ -273,6 +300,7 @@ impl<T: Element, G: Element> GatedSteps<'_, T, G> {
             adjoint: Adjoint { g: g.at_row(row), h: h.at_row(row), z: *z },
             past_caches: self.past_caches,
             fetched: self.fetched,
+            composite: self.composite,
             dp: self.dp.map(|dp| dp.at_row(row)),
             d_bias: self.d_bias,
             y: self.y.map(|y| y.at_row(row)),
@@ -280,21 +308,27 @@ impl<T: Element, G: Element> GatedSteps<'_, T, G> {
     }
 }
 
-impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
+impl<T: Element, G: Element<Acc = T::Acc>, const COMPOSED: usize> Recurrence for GatedSteps<'_, T, G, COMPOSED> {
     type Acc = T::Acc;
-    /// `z`, and the gradient of the bias.
-    type Carry<V: Copy> = (V, V);
+    /// `z`, the gradient of the bias, and the composite.
+    type Carry<V: Copy> = (V, V, [V; COMPOSED]);
     const LONG: bool = GatedTerms::<T, false>::LONG;
 
     #[inline(always)]
-    unsafe fn load<I: Isa>(&self, at: usize) -> (I::V<T::Acc>, I::V<T::Acc>) {
+    unsafe fn load<I: Isa>(&self, at: usize) -> Self::Carry<I::V<T::Acc>> {
         // SAFETY: within the rows, says the caller.
         unsafe {
             let z = I::read(self.adjoint.z.add(at));
-            match self.d_bias {
-                Some(sum) => (z, I::read(sum.add(at))),
-                None => (z, z),
+            let d_bias = match self.d_bias {
+                Some(sum) => I::read(sum.add(at)),
+                None => z,
+            };
+            // no closure here: it is compiled without the instruction set where it is not inlined
+            let mut composite = [z; COMPOSED];
+            for (value, from) in composite.iter_mut().zip(self.composite) {
+                *value = I::read(from.add(at));
             }
+            (z, d_bias, composite)
         }
     }
 
@@ -303,8 +337,8 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
         &self,
         row: isize,
         at: usize,
-        (z, mut d_bias): (I::V<T::Acc>, I::V<T::Acc>),
-    ) -> (I::V<T::Acc>, I::V<T::Acc>) {
+        (z, mut d_bias, mut composite): Self::Carry<I::V<T::Acc>>,
+    ) -> Self::Carry<I::V<T::Acc>> {
         let (terms, Adjoint { g, h, .. }) = (&self.terms, &self.adjoint);
         // SAFETY: within the blocks, says the caller.
         unsafe {
@@ -336,7 +370,11 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
                     }
                 }
             }
-            (a.value.mul(dh).flush(), d_bias)
+            if let [product, state] = &mut composite[..] {
+                *product = with_resets(*product, a.value).flush();
+                *state = a.value.mul(readout.mul(g).add(*state)).flush();
+            }
+            (a.value.mul(dh).flush(), d_bias, composite)
         }
     }
 
@@ -346,33 +384,37 @@ impl<T: Element, G: Element<Acc = T::Acc>> Recurrence for GatedSteps<'_, T, G> {
         let steps = self.at_row(row);
         // SAFETY: passed on to the caller.
         unsafe {
-            match (steps.dp, steps.past_caches, steps.d_bias, steps.y) {
-                (Some(dp), Some(row), Some(d_bias), y) if I::STREAMS && stream::is_fast::<T>() => {
-                    let (in_row, d_bias) = (Some(row), Some(d_bias));
-                    whole_row::<I, _>(&Self { fetched: false, dp: in_row, d_bias, y, ..steps }, 0, vectors);
-                    let (width, part) = (vectors * <I::V<T::Acc>>::LEN, self.terms.part);
-                    // one piece, or one for each part
-                    let (pieces, width) = if width == part { (1, PARTS * part) } else { (PARTS, width) };
-                    for n in 0..pieces {
-                        stream::copy::<I, _>(row.at(0, n * part), dp.at(0, n * part), width);
+            match (steps.dp, steps.d_bias) {
+                (Some(dp), Some(d_bias)) => {
+                    let past_caches = steps.past_caches.filter(|_| I::STREAMS && stream::is_fast::<T>());
+                    let (to, fetched) = (Some(past_caches.unwrap_or(dp)), past_caches.is_none());
+                    whole_row::<I, _>(&Self { fetched, dp: to, d_bias: Some(d_bias), ..steps }, 0, vectors);
+                    if let Some(row) = past_caches {
+                        let (width, part) = (vectors * <I::V<T::Acc>>::LEN, self.terms.part);
+                        // one piece, or one for each part
+                        let (pieces, width) = if width == part { (1, PARTS * part) } else { (PARTS, width) };
+                        for n in 0..pieces {
+                            stream::copy::<I, _>(row.at(0, n * part), dp.at(0, n * part), width);
+                        }
                     }
                 }
-                (Some(dp), _, Some(d_bias), None) => {
-                    let (dp, d_bias) = (Some(dp), Some(d_bias));
-                    whole_row::<I, _>(&Self { fetched: true, dp, d_bias, y: None, ..steps }, 0, vectors);
-                }
-                _ => whole_row::<I, _>(&steps, 0, vectors),
+                _ if COMPOSED == 0 => whole_row::<I, _>(&steps, 0, vectors),
+                // nothing is composed without both
+                _ => {}
             }
         }
     }
 
     #[inline(always)]
-    unsafe fn store<I: Isa>(&self, at: usize, (z, d_bias): (I::V<T::Acc>, I::V<T::Acc>)) {
+    unsafe fn store<I: Isa>(&self, at: usize, (z, d_bias, composite): Self::Carry<I::V<T::Acc>>) {
         // SAFETY: within the rows, says the caller.
         unsafe {
             I::write(z, self.adjoint.z.add(at));
             if let Some(sum) = self.d_bias {
                 I::write(d_bias, sum.add(at));
+            }
+            for (value, to) in composite.into_iter().zip(self.composite) {
+                I::write(value, to.add(at));
             }
         }
     }

@@ -234,7 +234,7 @@ fn run_backward<D: form::Gradients>(
     from: Given,
     wanted: bool,
 ) -> Result<Option<Tensor>> {
-    let plan = Plan::new(p)?;
+    let plan = if gradients.composes() { Plan::going_through(p)? } else { Plan::new(p)? };
     let zero = D::Out::narrow(<D::Out as Element>::Acc::default());
     let (h0, states) = (h0.map(Held::new), from.saved.filter(|_| gradients.need_states()).map(Held::new));
     let grad_y = from.grad_y.map(|g| g.to_dtype(D::Out::DTYPE)).transpose()?;

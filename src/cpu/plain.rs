@@ -4,8 +4,9 @@ use std::marker::PhantomData;
 
 use super::block::{Block, BlockMut};
 use super::buffer::Buffer;
+use super::compose::Composite;
 use super::form::{Adjoint, Form, Gradients, Terms};
-use super::simd::{whole_row, Element, Isa, Lanes, Recurrence};
+use super::simd::{sweep, whole_row, Element, Isa, Lanes, Recurrence};
 use super::stream;
 use super::view::{Place, View};
 
@@ -100,29 +101,34 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for PlainGradients<'a, 
     type Form = Plain<'a, T>;
     type Out = G;
     type Row = [Vec<T>; 4];
-    type Steps<'s>
-        = PlainSteps<'s, T, G>
-    where
-        Self: 's;
 
     fn need_states(&self) -> bool {
         self.da.is_some() || self.dc.is_some()
     }
 
-    unsafe fn steps<'s>(
+    /// To read a tile twice costs less than to compose it meanwhile.
+    fn composes(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    unsafe fn step_back<'s, I: Isa>(
         &'s self,
         place: &Place,
         _chunk: usize,
         terms: PlainTerms<'s, T>,
         adjoint: Adjoint<'s, G>,
         memory: &'s mut [Vec<T>; 4],
-    ) -> PlainSteps<'s, T, G> {
+        _composite: Option<&mut Composite<T::Acc>>,
+    ) {
         let start = place.batch * self.len * self.channels;
         // SAFETY: nobody else writes there, says the caller.
         let block = |out: &Buffer<T>| unsafe { out.block(start, self.channels, place) };
         let (dx, da, db, dc) = (self.dx.map(block), self.da.map(block), self.db.map(block), self.dc.map(block));
         let past_caches = self.past_caches.then(|| memory.each_mut().map(|row| stream::row(row, place.width())));
-        PlainSteps { terms, adjoint, past_caches, fetched: true, dx, da, db, dc }
+        let steps = PlainSteps { terms, adjoint, past_caches, fetched: true, dx, da, db, dc };
+        // SAFETY: passed on to the caller.
+        unsafe { sweep::<I, _>(&steps, place.rows(), place.width()) }
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) const NARROW: usize = 16;
 pub(crate) const STRANDS: usize = 2;
 /// Narrower groups of columns lose more to memory than another core gains.
 const GROUP: usize = 128;
+/// Narrower ones lose more to memory than is gained where their tiles are gone through.
+const WIDE_GROUP: usize = 512;
 
 /// A sequence: `len` steps of one batch element, from `start` on.
 #[derive(Debug, Clone)]
@@ -63,11 +65,20 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// The whole tile around some steps, where there are several and it is not the last one.
+    /// The tile around some steps, where there are several and it is not the last one.
     pub fn tile_around(&self, steps: &Range<usize>) -> Option<Range<usize>> {
+        self.any_tile_around(steps).filter(|tile| tile.end < self.steps.end)
+    }
+
+    /// The same against time: where there are several and it is not the first one.
+    pub fn tile_around_back(&self, steps: &Range<usize>) -> Option<Range<usize>> {
+        self.any_tile_around(steps).filter(|tile| tile.start > self.steps.start)
+    }
+
+    fn any_tile_around(&self, steps: &Range<usize>) -> Option<Range<usize>> {
         let len = self.through?;
         let start = steps.start / len * len;
-        (start + len < self.steps.end).then_some(start..start + len)
+        Some(start..self.steps.end.min(start + len))
     }
 
     /// The steps that lie in this job as others do in `all`, if there are as many.
@@ -129,8 +140,8 @@ impl Plan {
         Self::with_jobs(p, false)
     }
 
-    /// That of a forward pass which computes `y`, with threads that go through all tiles of a sequence where there are enough
-    /// sequences for all of them.
+    /// That of a pass which computes something of every step, with threads that go through all tiles of a sequence where there are
+    /// enough sequences for all of them, or groups of columns.
     pub fn going_through(p: &Problem) -> Result<Self> {
         Self::with_jobs(p, true)
     }
@@ -150,8 +161,8 @@ impl Plan {
         let elements: usize = sequences.iter().map(|s| s.len * p.channels).sum();
         let threads = rayon::current_num_threads().min(elements / TILE + 1);
         let groups = column_groups(p.channels, sequences.len(), threads);
-        // in groups of columns, memory loses more than what is gained
-        let through = through && p.channels > NARROW && groups.len() == 1 && shared_out(&sequences, threads);
+        let wide = groups.len() == 1 && p.channels > NARROW || groups[0].len() >= WIDE_GROUP;
+        let through = through && wide && shared_out(&sequences, groups.len(), threads);
         let mut jobs = memory(sequences.len() * groups.len())?;
         for sequence in &sequences {
             jobs.extend(jobs_of(sequence, p.channels, &groups, through));
@@ -196,13 +207,13 @@ fn jobs_of(sequence: &Sequence, channels: usize, groups: &[Range<usize>], throug
     }
 }
 
-/// Whether all threads get about as much to do if each takes whole sequences.
-fn shared_out(sequences: &[Sequence], threads: usize) -> bool {
+/// Whether all threads get about as much to do if each takes whole sequences, or groups of their columns.
+fn shared_out(sequences: &[Sequence], groups: usize, threads: usize) -> bool {
     let steps: usize = sequences.iter().map(|s| s.len).sum();
     let longest = sequences.iter().map(|s| s.len).max().unwrap_or(0);
-    let equal = longest * sequences.len() == steps && sequences.len().is_multiple_of(threads);
+    let equal = longest * sequences.len() == steps && (groups * sequences.len()).is_multiple_of(threads);
     // otherwise those that end last are to be a small part of all
-    threads == 1 || equal || 8 * threads * longest <= steps
+    threads == 1 || equal || 8 * threads * longest <= groups * steps
 }
 
 /// Groups of columns, so that all threads get the same share of the sequences.

@@ -5,10 +5,10 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::backend::{Forward, GatedInputs};
+use crate::backend::{Forward, GatedGradients, GatedInputs, GatedWanted, Given};
 use crate::cpu::gated::Gated;
 use crate::cpu::plan::Plan;
-use crate::cpu::{run_forward, HeldGated};
+use crate::cpu::{run_forward, typed_backward_gated, HeldGated};
 use crate::gated::PARTS;
 use crate::problem::Problem;
 use crate::Scan;
@@ -41,23 +41,41 @@ fn draw(rng: &mut SmallRng, (len, channels): (usize, usize), constant: bool, dty
     Tensor::from_vec(values, (1, rows, columns), &Device::Cpu)?.to_dtype(dtype)?.broadcast_as((1, len, columns))
 }
 
-/// The bits of `y`, the last and the saved states. All NaN are one: which of two a sum takes its own bits from is up to the
-/// instruction set, and a test next to this one sets that for the whole process.
-fn bits(p: &Problem, forward: Forward) -> Result<[Vec<u64>; 3]> {
-    let of = |t: Tensor| -> Result<Vec<u64>> {
-        let values = t.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
-        Ok(values.into_iter().map(|value| if value.is_nan() { f64::NAN } else { value }.to_bits()).collect())
-    };
+/// The results of a forward pass that computed all of them: `y`, the last and the saved states.
+fn outputs(p: &Problem, forward: Forward) -> [Tensor; 3] {
     let tensor = |storage: Option<Storage>, dims: &[usize]| {
         Tensor::from_storage(storage.expect("it was wanted"), dims, BackpropOp::none(), false)
     };
     let y = tensor(forward.y, &[p.batch, p.len, p.channels]);
     let last = tensor(forward.last, &[p.num_sequences(), p.channels]);
-    Ok([of(y)?, of(last)?, of(forward.saved.expect("they were wanted"))?])
+    [y, last, forward.saved.expect("they were wanted")]
 }
 
-/// Checks that a scan whose sequences have at most so many tiles gives the same bits with kept and recomputed terms, and where a
-/// thread goes through the tiles of a sequence, which one alone does and two do not, with sequences as few or unequal.
+/// The gradients of the pre-activations, the bias and the initial states, and `y`.
+fn gradients(gradients: GatedGradients) -> [Tensor; 4] {
+    let GatedGradients { p, a_bias, h0, y } = gradients;
+    [p, a_bias, h0, y].map(|t| t.expect("it was wanted"))
+}
+
+/// The bits of a result. All NaN are one: which of two a sum takes its own bits from is up to the instruction set, and a test next
+/// to this one sets that for the whole process.
+fn bits(t: &Tensor) -> Result<Vec<u64>> {
+    let values = t.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+    Ok(values.into_iter().map(|value| if value.is_nan() { f64::NAN } else { value }.to_bits()).collect())
+}
+
+fn assert_same_bits(what: &str, names: &[&str], got: &[Tensor], expected: &[Tensor]) -> Result<()> {
+    for (name, (got, expected)) in names.iter().zip(got.iter().zip(expected)) {
+        let (got, expected) = (bits(got)?, bits(expected)?);
+        let differ = got.iter().zip(&expected).filter(|(got, expected)| got != expected).count();
+        assert_eq!((differ, got.len()), (0, expected.len()), "{name} of {what}");
+    }
+    Ok(())
+}
+
+/// Checks that a scan whose sequences have at most so many tiles gives the same bits with kept and recomputed terms, and where
+/// threads go through the tiles of a sequence. One alone does, and so do two by halves of many columns; three, with sequences as few
+/// or unequal, share out the tiles.
 fn assert_same<T: Element>(scan: &Scan, p: &Tensor, tiles: usize) -> Result<()> {
     const { assert!(Gated::<T>::KEEP && !Recomputed::<Gated<T>>::KEEP) };
     let problem = scan.gated_problem(p, None)?;
@@ -68,14 +86,30 @@ fn assert_same<T: Element>(scan: &Scan, p: &Tensor, tiles: usize) -> Result<()> 
     let (held, h0) = (HeldGated::<T>::new(&problem, &inputs)?, inputs.h0.as_ref());
     let kept = || run_forward::<_, T>(&problem, held.form()?, h0, true, true, true);
     let recomputed = || run_forward::<_, T>(&problem, Recomputed(held.form()?), h0, true, true, true);
-    let expected = bits(&problem, with_threads(2, kept)?)?;
-    for (how, got) in [("recomputed", with_threads(2, recomputed)?), ("gone through", with_threads(1, kept)?)] {
-        for (name, (got, expected)) in
-            ["y", "last", "saved"].into_iter().zip(bits(&problem, got)?.iter().zip(&expected))
-        {
-            let differ = got.iter().zip(expected).filter(|(got, expected)| got != expected).count();
-            assert_eq!((differ, got.len()), (0, expected.len()), "{name} of {what}, {how}");
-        }
+    let names = ["y", "last", "saved"];
+    let expected = outputs(&problem, with_threads(3, kept)?);
+    assert_same_bits(
+        &format!("{what}, recomputed"),
+        &names,
+        &outputs(&problem, with_threads(3, recomputed)?),
+        &expected,
+    )?;
+    for threads in [1, 2] {
+        let got = outputs(&problem, with_threads(threads, kept)?);
+        assert_same_bits(&format!("{what}, {threads} threads"), &names, &got, &expected)?;
+    }
+
+    let [y, last, saved] = &expected;
+    let wanted = GatedWanted { p: true, a_bias: true, h0: true, y: true };
+    let backward = || {
+        let from = Given { saved: Some(saved), grad_y: Some(y), grad_last: Some(last) };
+        typed_backward_gated::<T, T>(&problem, &inputs, from, wanted)
+    };
+    let names = ["dp", "d_bias", "dh0", "y again"];
+    let expected = gradients(with_threads(3, backward)?);
+    for threads in [1, 2] {
+        let got = gradients(with_threads(threads, backward)?);
+        assert_same_bits(&format!("{what}, {threads} threads"), &names, &got, &expected)?;
     }
     Ok(())
 }
