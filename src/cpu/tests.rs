@@ -123,6 +123,8 @@ fn shapes() -> Vec<Shape> {
     for (len, channels, dtype) in [(1 << 13, 128, DType::F32), (1 << 16, 16, DType::BF16), (70_000, 15, DType::F64)] {
         shapes.push(Shape { chunk_len: None, ..Shape::new((1, len + 1, channels), dtype) });
     }
+    // which two threads go through
+    shapes.push(Shape { chunk_len: None, ..Shape::new((2, (1 << 13) + 1, 128), DType::F32) });
     shapes
 }
 

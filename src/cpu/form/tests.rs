@@ -88,28 +88,34 @@ fn assert_same<T: Element>(scan: &Scan, p: &Tensor, tiles: usize) -> Result<()> 
     let recomputed = || run_forward::<_, T>(&problem, Recomputed(held.form()?), h0, true, true, true);
     let names = ["y", "last", "saved"];
     let expected = outputs(&problem, with_threads(3, kept)?);
-    assert_same_bits(
-        &format!("{what}, recomputed"),
-        &names,
-        &outputs(&problem, with_threads(3, recomputed)?),
-        &expected,
-    )?;
-    for threads in [1, 2] {
+    let got = outputs(&problem, with_threads(3, recomputed)?);
+    assert_same_bits(&format!("{what}, recomputed"), &names, &got, &expected)?;
+    // two do as three where there are no halves wide enough
+    for threads in if problem.channels < 1024 { 1..=1 } else { 1..=2 } {
         let got = outputs(&problem, with_threads(threads, kept)?);
         assert_same_bits(&format!("{what}, {threads} threads"), &names, &got, &expected)?;
     }
+    Ok(())
+}
 
-    let [y, last, saved] = &expected;
-    let wanted = GatedWanted { p: true, a_bias: true, h0: true, y: true };
+/// Checks that the gradients of a scan are the same bits where threads go through the tiles of a sequence, as above.
+fn assert_same_gradients<T: Element>(scan: &Scan, p: &Tensor) -> Result<()> {
+    let problem = scan.gated_problem(p, None)?;
+    let states = Tensor::full(0.5f32, problem.state_dims(), &Device::Cpu)?.to_dtype(problem.acc)?;
+    let inputs = GatedInputs::new(&problem, p, None, Some(&states))?;
+    let held = HeldGated::<T>::new(&problem, &inputs)?;
+    let forward = || run_forward::<_, T>(&problem, held.form()?, inputs.h0.as_ref(), true, true, true);
+    let [y, last, saved] = outputs(&problem, with_threads(3, forward)?);
     let backward = || {
-        let from = Given { saved: Some(saved), grad_y: Some(y), grad_last: Some(last) };
+        let from = Given { saved: Some(&saved), grad_y: Some(&y), grad_last: Some(&last) };
+        let wanted = GatedWanted { p: true, a_bias: true, h0: true, y: true };
         typed_backward_gated::<T, T>(&problem, &inputs, from, wanted)
     };
-    let names = ["dp", "d_bias", "dh0", "y again"];
     let expected = gradients(with_threads(3, backward)?);
     for threads in [1, 2] {
+        let what = format!("{:?} of {:?}, {scan:?}, {threads} threads", p.dtype(), p.dims());
         let got = gradients(with_threads(threads, backward)?);
-        assert_same_bits(&format!("{what}, {threads} threads"), &names, &got, &expected)?;
+        assert_same_bits(&what, &["dp", "d_bias", "dh0", "y"], &got, &expected)?;
     }
     Ok(())
 }
@@ -149,22 +155,37 @@ fn kept_terms_change_nothing<T: Element + WithDType>() -> Result<()> {
     assert_same::<T>(&scan, &p, 65)
 }
 
-#[test]
-fn kept_terms_change_nothing_in_f32() -> Result<()> {
-    kept_terms_change_nothing::<f32>()
+/// Tiles of a narrow sequence and of one whose columns two threads share, the last one not whole, several saved states of a tile,
+/// the other direction, sequences that are tiled next to one that is not, and a gate that is no number.
+fn going_through_changes_no_gradient<T: Element + WithDType>() -> Result<()> {
+    let mut rng = SmallRng::seed_from_u64(4);
+    let scan = Scan::new();
+    let p = draw(&mut rng, (8193, 129), false, T::DTYPE)?;
+    assert_same_gradients::<T>(&scan, &p)?;
+    assert_same_gradients::<T>(&scan.clone().chunk_len(64).reverse(true), &p)?;
+    assert_same_gradients::<T>(&scan, &draw(&mut rng, (8192, 1024), true, T::DTYPE)?)?;
+    let p = draw(&mut rng, (16_392, 128), false, T::DTYPE)?;
+    let nan = Tensor::full(f32::NAN, (1, 1, 1), &Device::Cpu)?.to_dtype(T::DTYPE)?;
+    let p = p.slice_assign(&[0..1, 5000..5001, 3..4], &nan)?;
+    assert_same_gradients::<T>(&scan.clone().cu_seqlens(&[0, 8192, 8199, 16_392]), &p)
 }
 
-#[test]
-fn kept_terms_change_nothing_in_bf16() -> Result<()> {
-    kept_terms_change_nothing::<bf16>()
-}
+macro_rules! tests {
+    ($($t:ident: $kept:ident, $gradients:ident;)*) => {$(
+        #[test]
+        fn $kept() -> Result<()> {
+            kept_terms_change_nothing::<$t>()
+        }
 
-#[test]
-fn kept_terms_change_nothing_in_f16() -> Result<()> {
-    kept_terms_change_nothing::<f16>()
+        #[test]
+        fn $gradients() -> Result<()> {
+            going_through_changes_no_gradient::<$t>()
+        }
+    )*};
 }
-
-#[test]
-fn kept_terms_change_nothing_in_f64() -> Result<()> {
-    kept_terms_change_nothing::<f64>()
+tests! {
+    f32: kept_terms_change_nothing_in_f32, going_through_changes_no_gradient_in_f32;
+    f64: kept_terms_change_nothing_in_f64, going_through_changes_no_gradient_in_f64;
+    bf16: kept_terms_change_nothing_in_bf16, going_through_changes_no_gradient_in_bf16;
+    f16: kept_terms_change_nothing_in_f16, going_through_changes_no_gradient_in_f16;
 }
