@@ -166,7 +166,7 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
                 z: Pointer::to_mut(z),
             };
             // SAFETY: no other job has this place nor this chunk of its columns; all blocks are of this place, and `h` is
-            // where it is read; the caller vouches for the processor.
+            // where it is read; tiles are gone through only where their steps can be composed; the caller vouches for the processor.
             unsafe {
                 let (terms, composite) = (scan.form.terms(&place, rows), gone_through.is_some().then_some(&mut *tile));
                 scan.gradients.step_back::<I>(&place, chunk, terms, adjoint, row, composite);

@@ -19,11 +19,12 @@ pub(crate) struct Strided<'a, P: Raw> {
 /// How far ahead of a channel that is which is fetched.
 #[derive(Clone, Copy)]
 struct Ahead {
-    /// Elements to it, from channels below `last`.
+    /// Elements to it, from channels below `next`.
     here: isize,
     /// Elements to it from all others, which is a row further on.
     beyond: isize,
-    last: usize,
+    /// The first channel of which that lies in a row further on.
+    next: usize,
 }
 
 /// Rows that are read.
@@ -54,7 +55,7 @@ impl<P: Raw> Strided<'_, P> {
     pub fn fetching(self, channels: usize, width: usize) -> Self {
         let (rows, channels) = (channels / width.max(1), channels % width.max(1));
         let here = rows as isize * self.stride + channels as isize;
-        Self { ahead: Ahead { here, beyond: here + self.stride - width as isize, last: width - channels }, ..self }
+        Self { ahead: Ahead { here, beyond: here + self.stride - width as isize, next: width - channels }, ..self }
     }
 
     /// The rows from this one on, of those that there are.
@@ -81,8 +82,8 @@ impl<P: Raw> Strided<'_, P> {
     /// [is said](Self::fetching), or another channel as far from it: to be fetched, not to be accessed.
     #[inline(always)]
     pub fn ahead(&self, row: isize, at: usize, channel: usize) -> *const P::Element {
-        let Ahead { here, beyond, last } = self.ahead;
-        let ahead = if at < last { here } else { beyond };
+        let Ahead { here, beyond, next } = self.ahead;
+        let ahead = if at < next { here } else { beyond };
         self.first.offset(row * self.stride + ahead).add(channel).address()
     }
 }
@@ -131,7 +132,7 @@ fn half_page_ahead<T>(stride: isize) -> Ahead {
     /// Bytes.
     const HALF_PAGE: isize = 2048;
     let here = ((HALF_PAGE / size_of::<T>() as isize) / stride.abs().max(1) + 1) * stride;
-    Ahead { here, beyond: here, last: 0 }
+    Ahead { here, beyond: here, next: 0 }
 }
 
 /// The start of a row, from which on its width can be reached, of so many rows.

@@ -159,11 +159,12 @@ pub(crate) trait Gradients: Sync {
     /// Whether [the steps back](Self::step_back) can be composed meanwhile.
     fn composes(&self) -> bool;
 
-    /// Computes the steps of a place, which is backward, and within the given chunk of all; with a composite, which must be
-    /// [possible](Self::composes), that of the steps so far is made one with these.
+    /// Computes the steps of a place, which is backward, and within the given chunk of all; a composite of the steps so far is made
+    /// one with these.
     ///
     /// # Safety
-    /// All must be of this place, nobody else may write the gradients there, and the processor must have the instruction set.
+    /// All must be of this place, nobody else may write the gradients there, there may be a composite only where steps can be
+    /// [composed](Self::composes), and the processor must have the instruction set.
     unsafe fn step_back<'s, I: Isa>(
         &'s self,
         place: &Place,
