@@ -177,9 +177,8 @@ impl<T: Element, G: Element<Acc = T::Acc>, const COMPOSED: usize> Recurrence for
                     let (dca, dcb) = (dc.mul(cb).mul(c.slope), dc.mul(c.value));
                     // written after all of them: rounding to half precision may branch, and a branch ends what is
                     // computed in two vectors at once
-                    for (n, gradient) in [da, dd, du, dca, dcb].into_iter().enumerate() {
-                        I::write(gradient, dp.at(row, terms.channel(n, at)));
-                    }
+                    let to = std::array::from_fn(|n| dp.at(row, terms.channel(n, at)));
+                    I::write_each([da, dd, du, dca, dcb], to);
                 }
             }
             if let [product, state] = &mut composite[..] {

@@ -56,24 +56,29 @@ pub(crate) trait Element: WithDType + Accuracy<<Self as Element>::Acc> + 'static
     unsafe fn write_avx2(value: <Self::Acc as Accumulator>::Avx2, to: *mut Self);
 
     /// # Safety
-    /// As for [`Isa::read_at`]; the processor has AVX-512 F, DQ, BF16 and VBMI.
+    /// As for [`Isa::read_at`]; the processor has AVX-512 F, DQ, BW, BF16 and VBMI.
     #[cfg(target_arch = "x86_64")]
     unsafe fn read_avx512(from: *const Self) -> <Self::Acc as Accumulator>::Avx512;
 
     /// # Safety
-    /// As for [`Isa::write_at`]; the processor has AVX-512 F, DQ, BF16 and VBMI.
+    /// As for [`Isa::write_at`]; the processor has AVX-512 F, DQ, BW, BF16 and VBMI.
     #[cfg(target_arch = "x86_64")]
     unsafe fn write_avx512(value: <Self::Acc as Accumulator>::Avx512, to: *mut Self);
 
     /// # Safety
-    /// As for [`Isa::write_two_at`]; the processor has AVX-512 F, DQ, BF16 and VBMI.
+    /// As for [`Isa::write_pairs_at`]; the processor has AVX-512 F, DQ, BW, BF16 and VBMI.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    unsafe fn write_two_avx512([first, second]: [<Self::Acc as Accumulator>::Avx512; 2], to: *mut Self) {
-        // SAFETY: passed on to the caller.
-        unsafe {
-            Self::write_avx512(first, to);
-            Self::write_avx512(second, to.add(<<Self::Acc as Accumulator>::Avx512 as Lanes<Self::Acc>>::LEN));
+    unsafe fn write_pairs_avx512<const N: usize>(
+        pairs: [[<Self::Acc as Accumulator>::Avx512; 2]; N],
+        to: [*mut Self; N],
+    ) {
+        for ([first, second], to) in pairs.into_iter().zip(to) {
+            // SAFETY: passed on to the caller.
+            unsafe {
+                Self::write_avx512(first, to);
+                Self::write_avx512(second, to.add(<<Self::Acc as Accumulator>::Avx512 as Lanes<Self::Acc>>::LEN));
+            }
         }
     }
 }
@@ -136,17 +141,31 @@ pub(crate) trait Isa {
     /// `to` must be valid for writes of `LEN` elements, and the processor must have the instruction set.
     unsafe fn write_at<E: Element>(value: Self::V<E::Acc>, to: *mut E);
 
-    /// Writes twice `LEN` elements.
+    /// Writes `LEN` elements to each of some places.
     ///
     /// # Safety
-    /// `to` must be valid for writes of twice `LEN` elements, and the processor must have the instruction set.
+    /// As for [`write_at`](Self::write_at), of every place.
+    #[inline(always)]
+    unsafe fn write_each_at<E: Element, const N: usize>(values: [Self::V<E::Acc>; N], to: [*mut E; N]) {
+        for (value, to) in values.into_iter().zip(to) {
+            // SAFETY: passed on to the caller.
+            unsafe { Self::write_at(value, to) }
+        }
+    }
+
+    /// Writes twice `LEN` elements to each of some places.
+    ///
+    /// # Safety
+    /// Every place must be valid for writes of twice `LEN` elements, and the processor must have the instruction set.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    unsafe fn write_two_at<E: Element>([first, second]: [Self::V<E::Acc>; 2], to: *mut E) {
-        // SAFETY: passed on to the caller.
-        unsafe {
-            Self::write_at(first, to);
-            Self::write_at(second, to.add(<Self::V<E::Acc>>::LEN));
+    unsafe fn write_pairs_at<E: Element, const N: usize>(pairs: [[Self::V<E::Acc>; 2]; N], to: [*mut E; N]) {
+        for ([first, second], to) in pairs.into_iter().zip(to) {
+            // SAFETY: passed on to the caller.
+            unsafe {
+                Self::write_at(first, to);
+                Self::write_at(second, to.add(<Self::V<E::Acc>>::LEN));
+            }
         }
     }
 
@@ -169,6 +188,16 @@ pub(crate) trait Isa {
     unsafe fn write<E: Element>(value: Self::V<E::Acc>, to: Pointer<*mut E>) {
         // SAFETY: passed on to the caller.
         unsafe { Self::write_at(value, to.reach(<Self::V<E::Acc>>::LEN)) }
+    }
+
+    /// Writes `LEN` elements to each of some places, as [`read`](Self::read): where rounding branches, once for all of them.
+    ///
+    /// # Safety
+    /// As for [`write_at`](Self::write_at), of every place.
+    #[inline(always)]
+    unsafe fn write_each<E: Element, const N: usize>(values: [Self::V<E::Acc>; N], to: [Pointer<*mut E>; N]) {
+        // SAFETY: passed on to the caller.
+        unsafe { Self::write_each_at(values, to.map(|to| to.reach(<Self::V<E::Acc>>::LEN))) }
     }
 
     /// Whether [`write_line`](Self::write_line) goes past the caches.
@@ -215,7 +244,7 @@ pub(crate) fn dispatch<F: Vectorised>(f: F) -> F::Output {
     let widest = 3;
     #[cfg(target_arch = "x86_64")]
     if widest >= 3 && avx512::available() {
-        // SAFETY: the processor has AVX-512 F, DQ, BF16 and VBMI.
+        // SAFETY: the processor has AVX-512 F, DQ, BW, BF16 and VBMI.
         return unsafe { avx512::run(f) };
     } else if widest >= 2 && avx2::available() {
         // SAFETY: the processor has AVX2, FMA and F16C.
@@ -256,7 +285,7 @@ pub(crate) fn run_on<F: Vectorised>(isa: usize, f: F) -> Option<F::Output> {
         // SAFETY: the processor has AVX2, FMA and F16C.
         2 if avx2::available() => Some(unsafe { avx2::run(f) }),
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the processor has AVX-512 F, DQ, BF16 and VBMI.
+        // SAFETY: the processor has AVX-512 F, DQ, BW, BF16 and VBMI.
         3 if avx512::available() => Some(unsafe { avx512::run(f) }),
         _ => None,
     }
@@ -288,7 +317,7 @@ fn f32_to_f16(value: f32) -> f16 {
 }
 
 macro_rules! elements {
-    ($($element:ty: $acc:ty, $widen:expr, $narrow:expr, $read:ident, $write:ident $(, $write_two:ident)?;)*) => {$(
+    ($($element:ty: $acc:ty, $widen:expr, $narrow:expr, $read:ident, $write:ident $(, $write_pairs:ident)?;)*) => {$(
         impl Element for $element {
             type Acc = $acc;
 
@@ -333,9 +362,12 @@ macro_rules! elements {
             $(
                 #[cfg(target_arch = "x86_64")]
                 #[inline(always)]
-                unsafe fn write_two_avx512(values: [<$acc as Accumulator>::Avx512; 2], to: *mut Self) {
+                unsafe fn write_pairs_avx512<const N: usize>(
+                    pairs: [[<$acc as Accumulator>::Avx512; 2]; N],
+                    to: [*mut Self; N],
+                ) {
                     // SAFETY: passed on to the caller.
-                    unsafe { avx512::$write_two(values, to) }
+                    unsafe { avx512::$write_pairs(pairs, to) }
                 }
             )?
         }
@@ -344,7 +376,7 @@ macro_rules! elements {
 elements! {
     f32: f32, std::convert::identity, std::convert::identity, read_f32, write_f32;
     f64: f64, std::convert::identity, std::convert::identity, read_f64, write_f64;
-    bf16: f32, bf16::to_f32, bf16::from_f32, read_bf16, write_bf16, write_two_bf16;
+    bf16: f32, bf16::to_f32, bf16::from_f32, read_bf16, write_bf16, write_pairs_bf16;
     f16: f32, f16_to_f32, f32_to_f16, read_f16, write_f16;
 }
 

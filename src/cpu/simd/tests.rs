@@ -88,7 +88,7 @@ fn f32_and_f64_come_out_the_same_at_every_width() {
 
 #[test]
 fn rounding_to_bf16_is_to_nearest_even_and_keeps_nan() {
-    struct Narrow<'a, const LONG: bool>(&'a [f32], Pointer<*mut bf16>);
+    struct Narrow<'a, const LONG: bool>([&'a [f32]; 2], [Pointer<*mut bf16>; 2]);
     impl<const LONG: bool> Recurrence for Narrow<'_, LONG> {
         type Acc = f32;
         type Carry<V: Copy> = ();
@@ -98,7 +98,10 @@ fn rounding_to_bf16_is_to_nearest_even_and_keeps_nan() {
         #[inline(always)]
         unsafe fn row<I: Isa>(&self, _row: isize, at: usize, _carry: ()) {
             // SAFETY: the test makes rows of one length.
-            unsafe { I::write(I::read(Pointer::to(self.0).add(at)), self.1.add(at)) }
+            unsafe {
+                let [first, second] = self.0.map(|row| Pointer::to(row).add(at));
+                I::write_each([I::read(first), I::read(second)], self.1.map(|row| row.add(at)));
+            }
         }
         #[inline(always)]
         unsafe fn store<I: Isa>(&self, _at: usize, _carry: ()) {}
@@ -108,7 +111,7 @@ fn rounding_to_bf16_is_to_nearest_even_and_keeps_nan() {
         #[inline(always)]
         unsafe fn run<I: Isa>(self) {
             // SAFETY: one row of that length.
-            unsafe { sweep::<I, _>(&self, 1, self.0.len()) }
+            unsafe { sweep::<I, _>(&self, 1, self.0[0].len()) }
         }
     }
     // across several binades, the subnormal numbers (every 1009th of them), and NaN, also those that a carry would make a
@@ -118,17 +121,20 @@ fn rounding_to_bf16_is_to_nearest_even_and_keeps_nan() {
     let nan = [0x7fc0_0000, 0xffc0_0000, 0x7f80_0001, 0x7fff_ffff, 0xffff_ffff].map(f32::from_bits);
     let lonely = nan.into_iter().cycle().take(80).flat_map(|nan| [nan, 1., 1.5, -2., f32::MAX, f32::INFINITY, 0.]);
     let from: Vec<f32> = near_one.chain(subnormal).chain(lonely).collect();
+    // next to others
+    let (half, rest) = from.split_at(from.len() / 2);
+    let others = [rest, half].concat();
     for (isa, long) in (0..ISAS).flat_map(|isa| [(isa, false), (isa, true)]) {
-        let mut to = vec![bf16::ZERO; from.len()];
-        let row = Pointer::to_mut(&mut to);
+        let mut to = [vec![bf16::ZERO; from.len()], vec![bf16::ZERO; from.len()]];
+        let (from, rows) = ([&from[..], &others], to.each_mut().map(|row| Pointer::to_mut(row)));
         let ran = match long {
-            false => run_on(isa, Narrow::<false>(&from, row)),
-            true => run_on(isa, Narrow::<true>(&from, row)),
+            false => run_on(isa, Narrow::<false>(from, rows)),
+            true => run_on(isa, Narrow::<true>(from, rows)),
         };
         if ran.is_none() {
             continue;
         }
-        for (&wide, &got) in from.iter().zip(&to) {
+        for (&wide, &got) in from.into_iter().flatten().zip(to.iter().flatten()) {
             let expected = bf16::from_f32(wide);
             assert!(
                 got.to_bits() == expected.to_bits(),

@@ -14,19 +14,20 @@ pub(crate) struct Avx512;
 pub(crate) fn available() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512bf16")
         && is_x86_feature_detected!("avx512vbmi")
 }
 
 /// # Safety
-/// The processor must have AVX-512 F, DQ, BF16 and VBMI.
-#[target_feature(enable = "avx512f,avx512dq,avx512bf16,avx512vbmi")]
+/// The processor must have AVX-512 F, DQ, BW, BF16 and VBMI.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512bf16,avx512vbmi")]
 pub(crate) unsafe fn run<F: Vectorised>(f: F) -> F::Output {
     // SAFETY: the caller vouches for the processor.
     unsafe { f.run::<Avx512>() }
 }
 
-isa!(Avx512: Avx512, read_avx512, write_avx512, write_line, Paired<Avx512>, write_two_avx512);
+isa!(Avx512: Avx512, read_avx512, write_avx512, write_line, Paired<Avx512>, write_pairs_avx512);
 
 /// # Safety
 /// As for [`Isa::write_line`](super::super::Isa::write_line).
@@ -258,9 +259,9 @@ pub(crate) unsafe fn read_bf16(from: *const bf16) -> F32x16 {
 /// The given bytes of some bits. As an intrinsic, of constant bytes, the compiler makes two operations of it.
 ///
 /// # Safety
-/// The processor must have AVX-512 F, DQ, BF16 and VBMI.
+/// The processor must have AVX-512 F, DQ, BW, BF16 and VBMI.
 #[inline]
-#[target_feature(enable = "avx512f,avx512dq,avx512bf16,avx512vbmi")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512bf16,avx512vbmi")]
 unsafe fn shuffle(bytes: __m512i, bits: __m512i) -> __m512 {
     let to;
     // SAFETY: an instruction of AVX-512 VBMI, which changes its output alone.
@@ -291,31 +292,65 @@ pub(crate) unsafe fn write_bf16(value: F32x16, to: *mut bf16) {
 }
 
 /// # Safety
-/// As for [`Element::write_two_avx512`].
+/// As for [`Element::write_pairs_avx512`].
 #[inline(always)]
-pub(crate) unsafe fn write_two_bf16(values: [F32x16; 2], to: *mut bf16) {
-    let [first, second] = values;
-    // SAFETY: valid for writes of 32 elements, says the caller; no alignment is needed.
+pub(crate) unsafe fn write_pairs_bf16<const N: usize>(pairs: [[F32x16; 2]; N], to: [*mut bf16; N]) {
+    // SAFETY: valid for writes of 32 elements each, says the caller; no alignment is needed.
     unsafe {
-        let rounded: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second.0, first.0));
-        let (in_first, in_second) =
-            (_mm512_fpclass_ps_mask::<SUBNORMAL>(first.0), _mm512_fpclass_ps_mask::<SUBNORMAL>(second.0));
-        // one branch for both: what is before it is computed for both at once
-        if in_first | in_second == 0 {
-            _mm512_storeu_si512(to.cast(), rounded);
+        let but_sign = _mm512_set1_epi16(i16::MAX);
+        let (mut rounded, mut none_zero) = ([but_sign; N], u32::MAX);
+        for (rounded, [first, second]) in rounded.iter_mut().zip(pairs) {
+            *rounded = round_two(first.0, second.0);
+            none_zero = _mm512_mask_test_epi16_mask(none_zero, *rounded, but_sign);
+        }
+        // one branch for all: what is before it is computed for all at once
+        if none_zero == u32::MAX {
+            for (rounded, to) in rounded.into_iter().zip(to) {
+                _mm512_storeu_si512(to.cast(), rounded);
+            }
         } else {
-            write_bf16(first, to);
-            write_bf16(second, to.add(F32x16::LEN));
+            // zeros, or subnormal numbers, which the conversion takes for zero
+            for ((rounded, [first, second]), to) in rounded.into_iter().zip(pairs).zip(to) {
+                let in_first = _mm512_fpclass_ps_mask::<SUBNORMAL>(first.0);
+                if in_first | _mm512_fpclass_ps_mask::<SUBNORMAL>(second.0) == 0 {
+                    _mm512_storeu_si512(to.cast(), rounded);
+                } else {
+                    write_bf16(first, to);
+                    write_bf16(second, to.add(F32x16::LEN));
+                }
+            }
         }
     }
+}
+
+/// The nearest bf16s, ties to even, of two vectors of numbers that are not subnormal. As an intrinsic the compiler knows them to be
+/// bf16s, and makes comparisons of them, one at a time, of a test of their bits.
+///
+/// # Safety
+/// The processor must have AVX-512 F, DQ, BW, BF16 and VBMI.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512bf16,avx512vbmi")]
+unsafe fn round_two(first: __m512, second: __m512) -> __m512i {
+    let to;
+    // SAFETY: an instruction of AVX-512 BF16, which changes its output alone.
+    unsafe {
+        asm!(
+            "vcvtne2ps2bf16 {to}, {second}, {first}",
+            to = lateout(zmm_reg) to,
+            second = in(zmm_reg) second,
+            first = in(zmm_reg) first,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    to
 }
 
 /// Puts the bf16s nearest to subnormal numbers, ties to even, into a vector of others.
 ///
 /// # Safety
-/// The processor must have AVX-512 F, DQ, BF16 and VBMI.
+/// The processor must have AVX-512 F, DQ, BW, BF16 and VBMI.
 #[cold]
-#[target_feature(enable = "avx512f,avx512dq,avx512bf16,avx512vbmi")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512bf16,avx512vbmi")]
 unsafe fn round_subnormal(value: __m512, subnormal: __mmask16, others: __m256i) -> __m256i {
     let bits = _mm512_castps_si512(value);
     // a carry out of the lower half where that is more than a half, or a half of an odd number

@@ -2,7 +2,7 @@
 
 /// An instruction set, by the vectors that an accumulator has there and what elements read and write them with.
 macro_rules! isa {
-    ($isa:ident: $vector:ident, $read:ident, $write:ident, $write_line:ident, $long:ty $(, $write_two:ident)?) => {
+    ($isa:ident: $vector:ident, $read:ident, $write:ident, $write_line:ident, $long:ty $(, $write_pairs:ident)?) => {
         impl crate::cpu::simd::Isa for $isa {
             type V<A: crate::cpu::simd::Accumulator> = A::$vector;
             type Long = $long;
@@ -22,9 +22,12 @@ macro_rules! isa {
 
             $(
                 #[inline(always)]
-                unsafe fn write_two_at<E: crate::cpu::simd::Element>(values: [Self::V<E::Acc>; 2], to: *mut E) {
+                unsafe fn write_pairs_at<E: crate::cpu::simd::Element, const N: usize>(
+                    pairs: [[Self::V<E::Acc>; 2]; N],
+                    to: [*mut E; N],
+                ) {
                     // SAFETY: passed on to the caller.
-                    unsafe { E::$write_two(values, to) }
+                    unsafe { E::$write_pairs(pairs, to) }
                 }
             )?
 

@@ -24,7 +24,13 @@ impl<I: Isa> Isa for Paired<I> {
     #[inline(always)]
     unsafe fn write_at<E: Element>(Pair(values): Self::V<E::Acc>, to: *mut E) {
         // SAFETY: valid for writes of twice as many, says the caller.
-        unsafe { I::write_two_at(values, to) }
+        unsafe { I::write_pairs_at([values], [to]) }
+    }
+
+    #[inline(always)]
+    unsafe fn write_each_at<E: Element, const N: usize>(values: [Self::V<E::Acc>; N], to: [*mut E; N]) {
+        // SAFETY: valid for writes of twice as many, says the caller.
+        unsafe { I::write_pairs_at(values.map(|Pair(values)| values), to) }
     }
 
     #[inline(always)]
