@@ -89,8 +89,9 @@ fn typed_forward_gated<T: Element, O: Element<Acc = T::Acc>>(
     last: bool,
     save: bool,
 ) -> Result<Forward> {
-    let held = HeldGated::<T>::new(p, inputs)?;
-    run_forward::<_, O>(p, held.form()?, inputs.h0.as_ref(), y, last, save)
+    let bias = bias_of(p, inputs)?;
+    let held = HeldGated::new(p, inputs, bias.as_ref());
+    run_forward::<_, O>(p, held.form::<T>()?, inputs.h0.as_ref(), y, last, save)
 }
 
 fn run_forward<F: Form, O: Element<Acc = F::Acc>>(
@@ -195,7 +196,8 @@ fn typed_backward_gated<T: Element, G: Element<Acc = T::Acc>>(
     };
     let chunks = Plan::new(p)?.chunks;
     let d_bias = wanted.a_bias.then(|| Buffer::<T::Acc>::new(chunks * p.channels)).transpose()?;
-    let held = HeldGated::<T>::new(p, inputs)?;
+    let bias = bias_of(p, inputs)?;
+    let held = HeldGated::new(p, inputs, bias.as_ref());
     let gradients = gated::GatedGradients {
         len: p.len,
         channels: p.channels,
@@ -277,23 +279,28 @@ impl<'a> HeldInputs<'a> {
 }
 
 /// The arguments of a gated scan, held for reading.
-struct HeldGated<'a, T: Element> {
+struct HeldGated<'a, A> {
     p: Held<'a>,
-    bias: Vec<T::Acc>,
+    bias: Option<Held<'a>>,
+    /// In the place of a bias.
+    zeros: Vec<A>,
 }
 
-impl<'a, T: Element> HeldGated<'a, T> {
-    fn new(p: &Problem, inputs: &'a GatedInputs) -> Result<Self> {
-        let bias = match &inputs.a_bias {
-            Some(bias) => cast(bias, p.acc)?.to_vec1()?,
-            None => vec![T::Acc::default(); p.channels],
-        };
-        Ok(Self { p: Held::new(&inputs.p), bias })
+impl<'a, A: Accumulator> HeldGated<'a, A> {
+    /// `bias` is that of the inputs in the accumulation dtype.
+    fn new(p: &Problem, inputs: &'a GatedInputs, bias: Option<&'a Tensor>) -> Self {
+        let zeros = if bias.is_none() { vec![A::default(); p.channels] } else { vec![] };
+        Self { p: Held::new(&inputs.p), bias: bias.map(Held::new), zeros }
     }
 
-    fn form(&self) -> Result<Gated<'_, T>> {
-        Ok(Gated { parts: self.p.view()?, bias: &self.bias })
+    fn form<T: Element<Acc = A>>(&self) -> Result<Gated<'_, T>> {
+        let bias = self.bias.as_ref().map_or(Ok(&self.zeros[..]), Held::contiguous)?;
+        Ok(Gated { parts: self.p.view()?, bias })
     }
+}
+
+fn bias_of(p: &Problem, inputs: &GatedInputs) -> Result<Option<Tensor>> {
+    inputs.a_bias.as_ref().map(|bias| cast(bias, p.acc)).transpose()
 }
 
 /// A result.

@@ -159,7 +159,11 @@ impl Plan {
             chunks += len.div_ceil(chunk_len);
         }
         let elements: usize = sequences.iter().map(|s| s.len * p.channels).sum();
-        let threads = rayon::current_num_threads().min(elements / TILE + 1);
+        let threads = match elements / TILE {
+            // as in a step of a generation, which need not ask
+            0 => 1,
+            most => rayon::current_num_threads().min(most + 1),
+        };
         let groups = column_groups(p.channels, sequences.len(), threads);
         let wide = groups.len() == 1 && p.channels > NARROW || groups[0].len() >= WIDE_GROUP;
         let through = through && wide && shared_out(&sequences, groups.len(), threads);

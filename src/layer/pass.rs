@@ -166,15 +166,16 @@ impl Pass<'_> {
     /// The pre-activations, `[B, L, 5S]`.
     fn project(&self, n: &Tensor, xs: &Tensor) -> Result<Tensor> {
         let (batch, len, _) = xs.dims3()?;
-        n.matmul(&self.weights.projection.t()?)?.reshape((batch, len, ()))
+        let projection = &self.weights.projection_t;
+        n.matmul(projection)?.reshape((batch, len, projection.dim(1)?))
     }
 
     /// `[M, H]` of the readout.
     fn readout(&self, ch: &Tensor) -> Result<Tensor> {
-        match &self.weights.out_transposed {
+        match &self.weights.out_t_contiguous {
             Some(out) if ch.dim(0)? > 1 => ch.matmul(out),
             // one row times a transposed matrix is a product of vectors for each of few columns
-            _ => ch.matmul(&self.weights.out.t()?),
+            _ => ch.matmul(&self.weights.out_t),
         }
     }
 

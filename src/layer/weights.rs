@@ -35,12 +35,16 @@ pub(super) struct Weights {
     pub norm: Option<Tensor>,
     /// `[5S, H]`, the parts of the projection one after another; columns or rows adjacent.
     pub projection: Tensor,
+    /// `[H, 5S]`, its transpose.
+    pub projection_t: Tensor,
     /// `[S]` in the accumulation dtype.
     pub a_bias: Tensor,
     /// `[H, S]`
     pub out: Tensor,
-    /// `[S, H]`, contiguous, where the weights are frozen.
-    pub out_transposed: Option<Tensor>,
+    /// `[S, H]`, its transpose.
+    pub out_t: Tensor,
+    /// The same, contiguous, where the weights are frozen.
+    pub out_t_contiguous: Option<Tensor>,
     /// `[H]`, wide.
     pub out_bias: Tensor,
 }
@@ -49,13 +53,16 @@ impl Weights {
     /// Copies of the current values of `params`, or themselves where they are in that form already.
     pub fn new(params: &Params, dtypes: Dtypes) -> Result<Self> {
         let Dtypes { compute, wide } = dtypes;
+        let (projection, out) = (projection(params, compute)?, plain(&params.out, compute)?);
         Ok(Self {
             dtypes,
             norm: params.pre_norm.as_ref().map(|w| plain(w, wide)).transpose()?,
-            projection: projection(params, compute)?,
+            projection_t: projection.t()?,
+            projection,
             a_bias: plain(&params.a_bias, accumulation_dtype(compute))?,
-            out: plain(&params.out, compute)?,
-            out_transposed: None,
+            out_t: out.t()?,
+            out,
+            out_t_contiguous: None,
             out_bias: plain(&params.out_bias, wide)?,
         })
     }
@@ -105,7 +112,7 @@ impl Frozen {
 /// their time on its layout.
 fn frozen(params: &Params, dtypes: Dtypes) -> Result<Weights> {
     let weights = Weights::new(params, dtypes)?;
-    let projection = weights.projection.t()?.contiguous()?.t()?;
-    let out_transposed = Some(weights.out.t()?.contiguous()?);
-    Ok(Weights { projection, out_transposed, ..weights })
+    let projection_t = weights.projection_t.contiguous()?;
+    let out_t_contiguous = Some(weights.out_t.contiguous()?);
+    Ok(Weights { projection: projection_t.t()?, projection_t, out_t_contiguous, ..weights })
 }

@@ -8,7 +8,7 @@ use super::*;
 use crate::backend::{Forward, GatedGradients, GatedInputs, GatedWanted, Given};
 use crate::cpu::gated::Gated;
 use crate::cpu::plan::Plan;
-use crate::cpu::{run_forward, typed_backward_gated, HeldGated};
+use crate::cpu::{bias_of, run_forward, typed_backward_gated, HeldGated};
 use crate::gated::PARTS;
 use crate::problem::Problem;
 use crate::Scan;
@@ -83,9 +83,10 @@ fn assert_same<T: Element>(scan: &Scan, p: &Tensor, tiles: usize) -> Result<()> 
     let inputs = GatedInputs::new(&problem, p, None, Some(&h0))?;
     let what = format!("{:?} of {:?}, {scan:?}", p.dtype(), p.dims());
     assert_eq!(Plan::new(&problem)?.tiles, tiles, "{what}");
-    let (held, h0) = (HeldGated::<T>::new(&problem, &inputs)?, inputs.h0.as_ref());
-    let kept = || run_forward::<_, T>(&problem, held.form()?, h0, true, true, true);
-    let recomputed = || run_forward::<_, T>(&problem, Recomputed(held.form()?), h0, true, true, true);
+    let bias = bias_of(&problem, &inputs)?;
+    let (held, h0) = (HeldGated::<T::Acc>::new(&problem, &inputs, bias.as_ref()), inputs.h0.as_ref());
+    let kept = || run_forward::<_, T>(&problem, held.form::<T>()?, h0, true, true, true);
+    let recomputed = || run_forward::<_, T>(&problem, Recomputed(held.form::<T>()?), h0, true, true, true);
     let names = ["y", "last", "saved"];
     let expected = outputs(&problem, with_threads(3, kept)?);
     let got = outputs(&problem, with_threads(3, recomputed)?);
@@ -103,8 +104,9 @@ fn assert_same_gradients<T: Element>(scan: &Scan, p: &Tensor) -> Result<()> {
     let problem = scan.gated_problem(p, None)?;
     let states = Tensor::full(0.5f32, problem.state_dims(), &Device::Cpu)?.to_dtype(problem.acc)?;
     let inputs = GatedInputs::new(&problem, p, None, Some(&states))?;
-    let held = HeldGated::<T>::new(&problem, &inputs)?;
-    let forward = || run_forward::<_, T>(&problem, held.form()?, inputs.h0.as_ref(), true, true, true);
+    let bias = bias_of(&problem, &inputs)?;
+    let held = HeldGated::<T::Acc>::new(&problem, &inputs, bias.as_ref());
+    let forward = || run_forward::<_, T>(&problem, held.form::<T>()?, inputs.h0.as_ref(), true, true, true);
     let [y, last, saved] = outputs(&problem, with_threads(3, forward)?);
     let backward = || {
         let from = Given { saved: Some(&saved), grad_y: Some(&y), grad_last: Some(&last) };
