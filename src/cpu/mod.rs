@@ -299,6 +299,7 @@ impl<'a, A: Accumulator> HeldGated<'a, A> {
     }
 }
 
+/// The bias of a gated scan, if it has one, in the accumulation dtype.
 fn bias_of(p: &Problem, inputs: &GatedInputs) -> Result<Option<Tensor>> {
     inputs.a_bias.as_ref().map(|bias| cast(bias, p.acc)).transpose()
 }
