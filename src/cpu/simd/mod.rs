@@ -236,12 +236,19 @@ pub(crate) trait Vectorised {
     unsafe fn run<I: Isa>(self) -> Self::Output;
 }
 
+/// How many instruction sets there are.
+pub(crate) const ISAS: usize = 4;
+
+/// The widest instruction set that may be taken, as they are counted by their width. Without optimisation everything that a kernel
+/// is made of has a place of its own on the stack, and wide vectors would need more of it than a thread has.
+const MOST: usize = if cfg!(unoptimised) { 1 } else { ISAS - 1 };
+
 /// Runs a computation with the widest instruction set of this processor.
 pub(crate) fn dispatch<F: Vectorised>(f: F) -> F::Output {
     #[cfg(test)]
     let widest = WIDEST.load(Ordering::Relaxed);
     #[cfg(not(test))]
-    let widest = 3;
+    let widest = MOST;
     #[cfg(target_arch = "x86_64")]
     if widest >= 3 && avx512::available() {
         // SAFETY: the processor has AVX-512 F, DQ, BW, BF16 and VBMI.
@@ -265,13 +272,9 @@ pub(crate) fn fetches_near() -> bool {
     true
 }
 
-/// How many instruction sets there are.
-#[cfg(test)]
-pub(crate) const ISAS: usize = 4;
-
 /// The widest instruction set that [`dispatch`] may take, as [`run_on`] counts them.
 #[cfg(test)]
-pub(crate) static WIDEST: AtomicUsize = AtomicUsize::new(ISAS - 1);
+pub(crate) static WIDEST: AtomicUsize = AtomicUsize::new(MOST);
 
 /// Runs a computation with one of the instruction sets, plain Rust first; `None` where the processor does not have it.
 #[cfg(test)]
