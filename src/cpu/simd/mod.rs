@@ -241,7 +241,7 @@ pub(crate) const ISAS: usize = 4;
 
 /// The widest instruction set that may be taken, as they are counted by their width. Without optimisation everything that a kernel
 /// is made of has a place of its own on the stack, and wide vectors would need more of it than a thread has.
-const MOST: usize = if cfg!(unoptimised) { 1 } else { ISAS - 1 };
+pub(crate) const MOST: usize = if cfg!(unoptimised) { 1 } else { ISAS - 1 };
 
 /// Runs a computation with the widest instruction set of this processor.
 pub(crate) fn dispatch<F: Vectorised>(f: F) -> F::Output {
