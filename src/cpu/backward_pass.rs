@@ -15,6 +15,7 @@ use super::chain::{chunks, run_jobs, Chain};
 use super::compose::{Composite, Steps};
 use super::form::{Adjoint, Form, Gradients, Terms};
 use super::forward_pass::{begin, copy};
+use super::lines::Lines;
 use super::plan::{Job, Plan};
 use super::pointer::Pointer;
 use super::simd::{dispatch, sweep, Element, Isa, Lanes, Recurrence, Vectorised};
@@ -56,17 +57,17 @@ impl<D: Gradients> Backward<'_, D> {
 
 struct Scratch<D: Gradients> {
     /// The state before a chunk and after each of its steps.
-    states: Vec<Acc<D>>,
+    states: Lines<Acc<D>>,
     /// The states before the chunks of a job, where none are saved.
     own: Vec<Acc<D>>,
-    carry: Vec<Acc<D>>,
-    z: Vec<Acc<D>>,
+    carry: Lines<Acc<D>>,
+    z: Lines<Acc<D>>,
     /// `z` after a tile that is gone through.
-    after: Vec<Acc<D>>,
+    after: Lines<Acc<D>>,
     tile: Composite<Acc<D>>,
     rows: <D::Form as Form>::Rows,
     g: Vec<D::Out>,
-    row: D::Row,
+    gradients: D::Rows,
 }
 
 impl<D: Gradients> Default for Scratch<D> {
@@ -81,7 +82,7 @@ impl<D: Gradients> Default for Scratch<D> {
             tile: Composite::default(),
             rows: Default::default(),
             g,
-            row: D::Row::default(),
+            gradients: D::Rows::default(),
         }
     }
 }
@@ -99,7 +100,7 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let Self { scan, chain, job, scratch } = self;
-        let Scratch { states, own, carry, z, after, tile, rows, g, row } = scratch;
+        let Scratch { states, own, carry, z, after, tile, rows, g, gradients } = scratch;
         let sequence = &scan.plan.sequences[job.sequence];
         let (columns, width) = (&job.columns, job.columns.len());
         let state = sequence.index * scan.channels + columns.start;
@@ -142,7 +143,7 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
                     Some(saved) => (saved, chunk * scan.channels + columns.start),
                     None => (&own[..], (steps.start - job.steps.start) / scan.plan.chunk_len * width),
                 };
-                states.resize((place.rows() + 1) * width, <Acc<D>>::default());
+                states.resize((place.rows() + 1) * width);
                 let (first, after) = states.split_at_mut(width);
                 first.copy_from_slice(&saved[at..at + width]);
                 carry.clear();
@@ -169,7 +170,7 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
             // where it is read; tiles are gone through only where their steps can be composed; the caller vouches for the processor.
             unsafe {
                 let (terms, composite) = (scan.form.terms(&place, rows), gone_through.is_some().then_some(&mut *tile));
-                scan.gradients.step_back::<I>(&place, chunk, terms, adjoint, row, composite);
+                scan.gradients.step_back::<I>(&place, chunk, terms, adjoint, gradients, composite);
             }
             // what another thread would have handed over at the start of the tile
             if gone_through.is_some_and(|tile| steps.start == tile.start) {

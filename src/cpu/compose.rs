@@ -1,5 +1,6 @@
 //! What a tile does to the state before it, computed before that state is known: the composite of its steps, `A h + H`.
 
+use super::lines::Lines;
 use super::plan::NARROW;
 use super::pointer::Pointer;
 use super::simd::{sweep, sweep_narrow, Accumulator, Isa, Lanes, Recurrence};
@@ -11,17 +12,17 @@ const AT_ONCE: usize = 4;
 #[derive(Default)]
 pub(crate) struct Composite<A> {
     /// Products of gates.
-    pub product: Vec<A>,
+    pub product: Lines<A>,
     /// States from zero.
-    pub state: Vec<A>,
+    pub state: Lines<A>,
 }
 
 impl<A: Accumulator> Composite<A> {
     /// Makes it that of no steps.
     pub fn clear(&mut self, width: usize) {
         for (values, value) in [(&mut self.product, A::ONE), (&mut self.state, A::default())] {
-            values.clear();
-            values.resize(width, value);
+            values.resize(width);
+            values.fill(value);
         }
     }
 
@@ -29,7 +30,7 @@ impl<A: Accumulator> Composite<A> {
     #[inline(always)]
     fn is_finite(&self) -> bool {
         let mut finite = true;
-        for product in &self.product {
+        for product in self.product.iter() {
             finite &= product.to_f64().is_finite();
         }
         finite
@@ -67,7 +68,7 @@ impl<A: Accumulator> Composite<A> {
     ///
     /// Gates above one can make the product infinite while there is no state yet: where `from` is zero it does not count.
     pub fn carry_over(&mut self, from: &[A]) {
-        for ((from, product), to) in from.iter().zip(&self.product).zip(&mut self.state) {
+        for ((from, product), to) in from.iter().zip(self.product.iter()).zip(self.state.iter_mut()) {
             let carried = from.keep_zero(Lanes::mul(*product, *from));
             *to = Lanes::add(carried, *to).flush();
         }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::block::{Block, BlockMut};
 use super::compose::Composite;
+use super::lines::Lines;
 use super::pointer::Pointer;
 use super::simd::{Accumulator, Element, Isa};
 use super::view::Place;
@@ -77,7 +78,7 @@ pub(crate) struct Kept<X: Terms, const WRITE: bool> {
 
 impl<X: Terms, const WRITE: bool> Kept<X, WRITE> {
     /// The terms of rows of so many channels, at a `part` of the memory for the gates and drives of a tile.
-    pub fn new(terms: X, [gates, drives]: &mut [Vec<X::Acc>; 2], part: Range<usize>, width: usize) -> Self {
+    pub fn new(terms: X, [gates, drives]: &mut [Lines<X::Acc>; 2], part: Range<usize>, width: usize) -> Self {
         let gates = BlockMut::adjacent(&mut gates[part.clone()], width);
         Self { terms, later: None, gates, drives: BlockMut::adjacent(&mut drives[part], width) }
     }
@@ -150,8 +151,8 @@ pub(crate) trait Gradients: Sync {
     type Form: Form;
     /// Of `y` and its gradient.
     type Out: Element<Acc = <Self::Form as Form>::Acc>;
-    /// Memory for a row of gradients, before it is copied [past the caches](super::stream).
-    type Row: Default;
+    /// Memory for rows of gradients, before they are where they go.
+    type Rows: Default;
 
     /// Whether the states are read.
     fn need_states(&self) -> bool;
@@ -171,7 +172,7 @@ pub(crate) trait Gradients: Sync {
         chunk: usize,
         terms: <Self::Form as Form>::Terms<'s>,
         adjoint: Adjoint<'s, Self::Out>,
-        row: &'s mut Self::Row,
+        rows: &'s mut Self::Rows,
         composite: Option<&mut Composite<<Self::Form as Form>::Acc>>,
     );
 }

@@ -8,6 +8,7 @@ use super::buffer::Buffer;
 use super::chain::{chunks, run_jobs, Chain};
 use super::compose::{Composite, Steps};
 use super::form::{Form, Kept, Terms};
+use super::lines::Lines;
 use super::plan::{Job, Plan, STRANDS};
 use super::simd::{dispatch, Element, Isa, Lanes, Vectorised};
 
@@ -40,14 +41,14 @@ impl<F: Form, O: Element<Acc = F::Acc>> Forward<'_, F, O> {
 }
 
 struct Scratch<F: Form> {
-    h: Vec<F::Acc>,
+    h: Lines<F::Acc>,
     /// The state before a tile that is gone through.
-    before: Vec<F::Acc>,
+    before: Lines<F::Acc>,
     /// Of the strands of a tile.
     composites: [Composite<F::Acc>; STRANDS],
     rows: F::Rows,
     /// The gates and the drives of a tile.
-    kept: [Vec<F::Acc>; 2],
+    kept: [Lines<F::Acc>; 2],
 }
 
 impl<F: Form> Default for Scratch<F> {
@@ -83,7 +84,7 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
 
         if !job.last {
             if F::KEEP {
-                kept.iter_mut().for_each(|values| values.resize(part(&job.steps).end, F::Acc::default()));
+                kept.iter_mut().for_each(|values| values.resize(part(&job.steps).end));
             }
             for (steps, composite) in chunks(&job.steps, strand_len).zip(&mut *composites) {
                 let place = sequence.place(&steps, columns);
@@ -170,10 +171,10 @@ impl<F: Form, O: Element<Acc = F::Acc>> Vectorised for ForwardJob<'_, '_, F, O> 
 }
 
 /// Makes a carry that of the channels before a job; zeros where there is none.
-pub(crate) fn begin<A: Copy + Default>(carry: &mut Vec<A>, before: Option<&[A]>, width: usize) {
+pub(crate) fn begin<A: Copy + Default>(carry: &mut Lines<A>, before: Option<&[A]>, width: usize) {
     carry.clear();
     match before {
-        None => carry.resize(width, A::default()),
+        None => carry.resize(width),
         Some(before) => carry.extend_from_slice(before),
     }
 }

@@ -13,6 +13,7 @@ mod form;
 mod forward_pass;
 mod gated;
 mod gates;
+mod lines;
 mod plain;
 mod plan;
 mod pointer;

@@ -6,6 +6,7 @@ use super::block::{Block, BlockMut};
 use super::buffer::Buffer;
 use super::compose::Composite;
 use super::form::{Adjoint, Form, Gradients, Terms};
+use super::lines::Lines;
 use super::simd::{sweep, whole_row, Element, Isa, Lanes, Recurrence};
 use super::stream;
 use super::view::{Place, View};
@@ -100,7 +101,7 @@ pub(crate) struct PlainGradients<'a, T, G> {
 impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for PlainGradients<'a, T, G> {
     type Form = Plain<'a, T>;
     type Out = G;
-    type Row = [Vec<T>; 4];
+    type Rows = [Lines<T>; 4];
 
     fn need_states(&self) -> bool {
         self.da.is_some() || self.dc.is_some()
@@ -118,14 +119,14 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for PlainGradients<'a, 
         _chunk: usize,
         terms: PlainTerms<'s, T>,
         adjoint: Adjoint<'s, G>,
-        memory: &'s mut [Vec<T>; 4],
+        rows: &'s mut [Lines<T>; 4],
         _composite: Option<&mut Composite<T::Acc>>,
     ) {
         let start = place.batch * self.len * self.channels;
         // SAFETY: nobody else writes there, says the caller.
         let block = |out: &Buffer<T>| unsafe { out.block(start, self.channels, place) };
         let (dx, da, db, dc) = (self.dx.map(block), self.da.map(block), self.db.map(block), self.dc.map(block));
-        let past_caches = self.past_caches.then(|| memory.each_mut().map(|row| stream::row(row, place.width())));
+        let past_caches = self.past_caches.then(|| rows.each_mut().map(|row| stream::row(row, place.width())));
         let steps = PlainSteps { terms, adjoint, past_caches, fetched: true, dx, da, db, dc };
         // SAFETY: passed on to the caller.
         unsafe { sweep::<I, _>(&steps, place.rows(), place.width()) }

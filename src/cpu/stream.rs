@@ -4,6 +4,7 @@
 //! be read: a row of them is put together in memory that stays in a cache, and copied from there a whole line at a time.
 
 use super::block::BlockMut;
+use super::lines::Lines;
 use super::pointer::Pointer;
 use super::simd::{Element, Isa, LINE};
 
@@ -30,12 +31,10 @@ pub(crate) fn goes_past_caches<T: Element>(elements: usize) -> bool {
     is_fast::<T>() && elements.saturating_mul(size_of::<T>()) >= large
 }
 
-/// A row of so many elements, which begins with a cache line of the memory.
-pub(crate) fn row<T: Element>(memory: &mut Vec<T>, width: usize) -> BlockMut<T> {
-    let line = LINE / size_of::<T>();
-    memory.resize(width + line, T::narrow(T::Acc::default()));
-    let first = memory.as_ptr().align_offset(LINE).min(line);
-    BlockMut::adjacent(&mut memory[first..first + width], width)
+/// A row of so many elements.
+pub(crate) fn row<T: Element>(memory: &mut Lines<T>, width: usize) -> BlockMut<T> {
+    memory.resize(width);
+    BlockMut::adjacent(memory, width)
 }
 
 /// Copies elements past the caches, as far as they are whole lines. Other threads may read them after [`Isa::settle`].

@@ -5,7 +5,9 @@ use crate::cpu::block::BlockMut;
 use crate::cpu::buffer::Buffer;
 use crate::cpu::compose::{with_resets, Composite};
 use crate::cpu::form::{Adjoint, Gradients, Terms};
+use crate::cpu::forward_pass::copy;
 use crate::cpu::gates::{sigmoid, silu};
+use crate::cpu::lines::Lines;
 use crate::cpu::pointer::Pointer;
 use crate::cpu::simd::{sweep, sweep_rows, whole_row, Element, Isa, Lanes, Recurrence};
 use crate::cpu::stream;
@@ -29,7 +31,7 @@ pub(crate) struct GatedGradients<'a, T: Element, G> {
 impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, T, G> {
     type Form = Gated<'a, T>;
     type Out = G;
-    type Row = Vec<T>;
+    type Rows = (Lines<T>, Lines<T::Acc>);
 
     fn need_states(&self) -> bool {
         self.dp.is_some() || self.d_bias.is_some() || self.y.is_some()
@@ -47,11 +49,13 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
         chunk: usize,
         terms: GatedTerms<'s, T, false>,
         adjoint: Adjoint<'s, G>,
-        memory: &'s mut Vec<T>,
+        (dp_row, bias_row): &'s mut (Lines<T>, Lines<T::Acc>),
         composite: Option<&mut Composite<T::Acc>>,
     ) {
         let (row, first) = (self.channels, place.batch * self.len * self.channels);
-        let past_caches = self.past_caches.then(|| stream::row(memory, all_parts(place, row).width()));
+        let past_caches = self.past_caches.then(|| stream::row(dp_row, all_parts(place, row).width()));
+        bias_row.clear();
+        bias_row.resize(place.width());
         // SAFETY: nobody else writes at this place, says the caller, nor in this chunk of its columns; all else is passed on.
         unsafe {
             let steps = GatedSteps {
@@ -61,11 +65,7 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
                 fetched: true,
                 composite: [],
                 dp: self.dp.map(|dp| dp.block(PARTS * first, PARTS * row, &all_parts(place, row))),
-                d_bias: self.d_bias.map(|sum| {
-                    let sum = sum.row(chunk * row + place.columns.start, place.width());
-                    sum.iter_mut().for_each(|channel| _ = channel.write(T::Acc::default()));
-                    Pointer::to_uninit(sum)
-                }),
+                d_bias: self.d_bias.map(|_| Pointer::to_mut(bias_row)),
                 y: self.y.map(|y| y.block(first, row, place)),
             };
             match composite {
@@ -74,6 +74,9 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
                     let steps = steps.composing([product, state].map(|values| Pointer::to_mut(values)));
                     sweep_rows::<I, _>(&steps, place.rows(), place.width());
                 }
+            }
+            if let Some(sum) = self.d_bias {
+                copy(bias_row, sum.row(chunk * row + place.columns.start, place.width()));
             }
         }
     }

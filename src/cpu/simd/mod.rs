@@ -37,7 +37,7 @@ pub(crate) trait Accumulator: Element<Acc = Self> + Lanes<Self> + Exponential + 
 }
 
 /// An element of a tensor.
-pub(crate) trait Element: WithDType + Accuracy<<Self as Element>::Acc> + 'static {
+pub(crate) trait Element: WithDType + Default + Accuracy<<Self as Element>::Acc> + 'static {
     type Acc: Accumulator;
 
     fn widen(self) -> Self::Acc;
