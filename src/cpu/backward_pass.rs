@@ -146,8 +146,7 @@ impl<D: Gradients> Vectorised for BackwardJob<'_, '_, D> {
                 states.resize((place.rows() + 1) * width);
                 let (first, after) = states.split_at_mut(width);
                 first.copy_from_slice(&saved[at..at + width]);
-                carry.clear();
-                carry.extend_from_slice(first);
+                begin(carry, Some(first), width);
                 let advance = Advance { terms: scan.form.terms(&place, rows), h: Pointer::to_mut(carry) };
                 let fetched = (!D::Form::KEEP).then(|| scan.g.block(&place, &mut *g));
                 let h = BlockMut::adjacent(after, width);

@@ -5,7 +5,7 @@ use crate::cpu::block::BlockMut;
 use crate::cpu::buffer::Buffer;
 use crate::cpu::compose::{with_resets, Composite};
 use crate::cpu::form::{Adjoint, Gradients, Terms};
-use crate::cpu::forward_pass::copy;
+use crate::cpu::forward_pass::{begin, copy};
 use crate::cpu::gates::{sigmoid, silu};
 use crate::cpu::lines::Lines;
 use crate::cpu::pointer::Pointer;
@@ -54,8 +54,7 @@ impl<'a, T: Element, G: Element<Acc = T::Acc>> Gradients for GatedGradients<'a, 
     ) {
         let (row, first) = (self.channels, place.batch * self.len * self.channels);
         let past_caches = self.past_caches.then(|| stream::row(dp_row, all_parts(place, row).width()));
-        bias_row.clear();
-        bias_row.resize(place.width());
+        begin(bias_row, None, place.width());
         // SAFETY: nobody else writes at this place, says the caller, nor in this chunk of its columns; all else is passed on.
         unsafe {
             let steps = GatedSteps {
